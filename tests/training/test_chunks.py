@@ -135,12 +135,14 @@ def test_activations_of_one_chunk_live_at_a_time():
 def test_batch_norms_are_refused_unless_statistics_of_a_chunk_are_wanted():
     net = encoder("tiny-resnet,width=4", image_size=8, in_chans=1)
     with refuses(UsageError, "engine.chunk_statistics=true", "batch norms"):
-        check_chunks(net, compiled=False, statistics=False)
-    check_chunks(net, compiled=False, statistics=True)
-    check_chunks(net.eval(), compiled=False, statistics=False)  # its statistics are fixed
-    check_chunks(encoder("tiny-vit", image_size=8, in_chans=1), compiled=False, statistics=False)
+        check_chunks(net, 4, compiled=False, statistics=False)
+    check_chunks(net, 4, compiled=False, statistics=True)
+    check_chunks(net.eval(), 4, compiled=False, statistics=False)  # its statistics are fixed
+    check_chunks(encoder("tiny-vit", image_size=8, in_chans=1), 4, compiled=False, statistics=False)
     with refuses(UsageError, "engine.chunk", "engine.compile"):
-        check_chunks(net, compiled=True, statistics=True)
+        check_chunks(net, 4, compiled=True, statistics=True)
+    with refuses(UsageError, 0, 1):
+        check_chunks(net, 0, compiled=False, statistics=True)
 
 
 SMALL = {

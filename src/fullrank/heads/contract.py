@@ -273,8 +273,10 @@ def with_options(
         if norm in (None, "none") and not dropout:
             return cast(Head, part)
         part = NormedHead(part, "none")
-    if norm is not None:
+    if norm == "whiten":
         part.set_norm(norm, group)
+    elif norm is not None:  # a set_norm of somebody else's need not take a group
+        part.set_norm(norm)
     if dropout is not None:
         part.set_dropout(dropout)
     return part

@@ -133,7 +133,7 @@ def check_plan(recipe: Recipe, train: ImageSet, processes: int = 1) -> Parts:
     check_rows(parts, recipe)
     if recipe.engine.chunk is not None:
         compiled, statistics = recipe.engine.compile, recipe.engine.chunk_statistics
-        check_chunks(parts.encoder, compiled=compiled, statistics=statistics)
+        check_chunks(parts.encoder, recipe.engine.chunk, compiled=compiled, statistics=statistics)
     parts.views.check_layers(train.layers)
     BatchLoader(train, recipe.batch_size, recipe.seed, label=recipe.label, cues=cues_of(parts.terms))
     for term in parts.terms:
@@ -164,14 +164,17 @@ def check_rows(parts: Parts, recipe: Recipe) -> None:
         )
 
 
-def check_chunks(encoder: nn.Module, *, compiled: bool, statistics: bool) -> None:
+def check_chunks(encoder: nn.Module, size: int, *, compiled: bool, statistics: bool) -> None:
     """Raise UsageError if chunks of the batch would change what an encoder computes, or if it is compiled.
 
     Args:
         encoder: The encoder.
+        size: The most images of a chunk.
         compiled: Whether it is compiled.
         statistics: Whether batch norms may have the statistics of a chunk instead of those of the batch.
     """
+    if size < 1:
+        raise UsageError(f"A chunk must have 1 image or more, but got {size}; 64 is usual.")
     if compiled:
         raise UsageError(
             "engine.chunk and engine.compile exclude each other, since torch may repeat other compiled code "
@@ -185,8 +188,8 @@ def check_chunks(encoder: nn.Module, *, compiled: bool, statistics: bool) -> Non
     if norms and not statistics:
         raise UsageError(
             f"The encoder has {len(norms)} batch norms, from {norms[0]} on, which would have the statistics "
-            "of a chunk; leave engine.chunk out, set engine.chunk_statistics=true if you want that, or "
-            "choose an encoder without batch norms."
+            "of a chunk; leave engine.chunk out, set engine.chunk_statistics=true to have that, or use an "
+            "encoder without batch norms."
         )
 
 

@@ -117,6 +117,8 @@ def replacements(plan: Recipe, folder: Path) -> dict[str, Any]:
     replaced |= {"fraction": None, "held_out": None}
     if (head := _in_small_groups(plan.head, batch_size // plan.encoder_passes)) != plan.head:
         replaced["head"] = head
+    if plan.engine.chunk is not None:
+        replaced["engine.chunk"] = min(plan.engine.chunk, batch_size)  # half of the views, so two chunks
     replaced |= {"engine.accumulate": 1, "engine.logger": None, "engine.compile": False}
     if layout == "folder":
         replaced |= {"image_size": size, "label": "label"}  # a folder has only one kind of label

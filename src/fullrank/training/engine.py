@@ -31,7 +31,7 @@ def named_out_of_memory(batch_size: int) -> Iterator[None]:
         named = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not named and "can't allocate memory" not in str(error):
             raise
-        remedy = f"try --batch-size {max(2, batch_size // 2)} in another --out"
+        remedy = f"try --batch-size {max(2, batch_size // 2)} or --set engine.chunk=64 in another --out"
         raise OutOfMemoryError(f"A step of batch size {batch_size} exceeds the memory; {remedy}.") from None
 
 

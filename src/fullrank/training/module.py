@@ -135,7 +135,7 @@ class JointEmbedding(pl.LightningModule):
             )
         self.chunk = chunk
         if chunk is not None:
-            check_chunks(encoder, compiled=compiled, statistics=chunk_statistics)
+            check_chunks(encoder, chunk, compiled=compiled, statistics=chunk_statistics)
         if compiled:
             for each in (self, self.teacher):
                 if each is not None:
