@@ -33,7 +33,13 @@ TWIN = "infonce:0.2"
 HEALTHY = (TWIN, "ntxent:0.5", "vicreg", "barlow-twins", "spectral", "supcon:0.1", "cross-entropy")
 UNGUARDED = ("vicreg,variance=0", "vicreg,variance=0,covariance=0", "barlow-twins,redundancy=0")
 HEADS = ("none", "linear:32", "subvector:8", "mlp:32")
-SETTINGS = {"encoder": "tiny-resnet,width=8", "limit": 600, "batch_size": 128, "image_size": 8}
+SETTINGS = {
+    "encoder": "tiny-resnet,width=8",
+    "limit": 600,
+    "batch_size": 128,
+    "image_size": 8,
+    "monitor_every": 5,
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Seen(pl.Callback):
 
 def outcome(data: str, objective: str, head: str, **more: Any) -> Outcome:
     """Train, and say what became of the run."""
-    seen, how = Seen(), {"monitor_every": 5, "objective": objective, "head": head, **SETTINGS, **more}
+    seen, how = Seen(), SETTINGS | {"objective": objective, "head": head} | more
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = train(data, out=f"{folder}/run", callbacks=[seen], **how)

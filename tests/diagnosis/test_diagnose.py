@@ -8,7 +8,7 @@ import torch
 from refusals import assert_names, refuses
 from torch import nn
 
-from fullrank import diagnose, objective, source, target, train, view_pipeline
+from fullrank import VICRegLoss, diagnose, objective, source, target, train, view_pipeline
 from fullrank.cli.commands import app
 from fullrank.diagnosis import layers, of_model, operation_shares
 from fullrank.diagnosis.features import collect
@@ -113,6 +113,20 @@ def test_the_temperature_of_the_loss_weighs_the_operations():
     h, z = collect(subject, limit=40).evidence.places
     assert shares[:2] == operation_shares(h, z.views, 0.5) != operation_shares(h, z.views, 0.1)
     assert shares[2:] == operation_shares(z, z.views, 0.5)
+
+
+def test_a_collapsed_model_whose_objective_lacks_a_guard_is_told_so():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+    net[1].weight.data *= 1e-6
+    images = source("digits").load("test")
+    missing = VICRegLoss(variance=0).unguarded()
+    (finding,) = diagnose_model(
+        Subject("it", net, None, None, images, unguarded=missing), limit=40
+    ).entry.findings
+    assert finding.cause == "complete-collapse"
+    assert_names(finding.evidence, missing[0].name, missing[0].means)
+    assert missing[0].remedy in finding.remedy.lower()
 
 
 def test_a_healthy_file_and_one_of_rank_four(tmp_path, gaussian):

@@ -65,6 +65,7 @@ def final_scores(entry: RunEntry) -> dict[str, float]:
         "chance/loss": entry.chance,
         "seconds": entry.seconds,
         "views_per_second": entry.views_per_second,
+        "alarms": len(entry.findings),
     }
     for place, probe in entry.probes.items():
         numbers |= {f"linear/{place}": probe.linear, f"nearest/{place}": probe.nearest}

@@ -8,7 +8,8 @@ import torch
 from runs import fingerprint
 
 import fullrank
-from fullrank import VICRegLoss, load, train
+from fullrank import VICRegLoss, load, objective, target, train
+from fullrank.diagnosis.subject import find_subject
 from fullrank.diagnosis.watch.alerts import CollapseWarning
 from fullrank.diagnosis.watch.measurements import look_at
 from fullrank.errors import InterruptedRunError
@@ -16,8 +17,15 @@ from fullrank.reports.page import write_page
 from fullrank.step import Step
 from fullrank.training.callbacks.collapse import LOOKS, PLACES, TOLERANCE, CollapseWatch, rules_for
 
-# Alignment with nothing against it, on a head that does not normalise its output.
-COLLAPSING = {"head": "linear:8", "epochs": 20, "optimizer.lr": 1e-2, "views": "weak"}
+# On a head that does not normalise its output.
+QUICK = {"encoder": "tiny-resnet,width=8", "limit": 300, "batch_size": 64, "monitor_every": 2}
+COLLAPSING = {
+    **QUICK,
+    "objective": "vicreg,variance=0",
+    "head": "linear:8",
+    "epochs": 8,
+    "optimizer.lr": 2e-2,
+}
 
 
 def watched(steps, features, every=5, world=0, **more):
@@ -62,6 +70,31 @@ def test_the_place_that_collapses_raises_the_alarm_after_two_looks():
     assert all(each.level == "alarm" and "30" in each.evidence and "40" in each.evidence for each in findings)
 
 
+def test_rows_that_shrink_keep_their_rank_and_raise_an_alarm():
+    def shrinking(step):
+        h, z = narrowing(step, start=99)
+        return h, z * 0.9**step
+
+    with pytest.warns(CollapseWarning):
+        watch = watched(40, shrinking, rules=rules_for(VICRegLoss()))
+    assert [(alert.rule, alert.module) for alert in watch.alerts] == [("spread-fell", "z")]
+    # The spread of 512 rows falls by 0.9 each step: below 0.2 of that of step 4 from step 20 on.
+    assert watch.alerts[0].step == 25
+    expected = torch.cat([shrinking(step)[1] for step in range(37, 41)]).var(0, correction=0).sum().sqrt()
+    assert watch.looks["z"].last["spread"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_lengths_are_free_under_a_temperature_and_ranks_under_labels():
+    names = {spec: {rule.name for rule in rules_for(built(spec))} for spec in ("vicreg", "ntxent", "supcon")}
+    assert "spread-fell" in names["vicreg"] and not names["ntxent"] & {"spread-fell", "not-finite"}
+    assert "rank-fell" in names["ntxent"] and not names["supcon"] & {"rank-fell", "dimensions-lost"}
+    assert all({"complete-collapse", "loss-jumped"} <= each for each in names.values())
+
+
+def built(spec):
+    return objective(spec, in_dim=8, num_classes=10)
+
+
 def test_healthy_features_raise_nothing():
     assert watched(40, lambda step: narrowing(step, start=99)).alerts == []
 
@@ -82,7 +115,7 @@ def test_rows_that_are_not_finite_are_left_out():
 
 
 def test_a_long_run_looks_at_most_so_often_and_a_later_process_never():
-    watch = watched(10_000, lambda step: narrowing(step % 100, start=200), every=10)
+    watch = watched(1000, lambda step: narrowing(step % 50, start=99), every=1)
     assert LOOKS * 0.8 < len(watch.looks["h"]["step"]) <= LOOKS + 1
     assert not watched(20, narrowing, world=1).looks["h"]["step"]
 
@@ -114,11 +147,7 @@ def test_the_remedy_is_that_of_what_the_objective_has_switched_off():
 def collapsed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collapsed") / "run"
     with pytest.warns(CollapseWarning):
-        return train("digits", out=folder, objective="vicreg,variance=0", **quick_settings() | COLLAPSING)
-
-
-def quick_settings():
-    return {"encoder": "tiny-resnet,width=8", "limit": 300, "batch_size": 64, "monitor_every": 2}
+        return train("digits", out=folder, **COLLAPSING)
 
 
 def test_a_collapsing_run_has_the_alarm_in_its_record_and_on_its_page(collapsed):
@@ -129,6 +158,13 @@ def test_a_collapsing_run_has_the_alarm_in_its_record_and_on_its_page(collapsed)
     assert 'id="alarms"' in page and "variance term off" in page
 
 
+def test_the_subject_of_a_run_says_what_its_objective_has_switched_off(collapsed, quick_run):
+    found, healthy = (find_subject(target(run), None, None) for run in (collapsed, quick_run))
+    assert [each.name for each in found.unguarded] == ["variance term off"]
+    assert any("variance term off" in sentence for sentence in found.about)
+    assert healthy.unguarded == () and healthy.objective is not None
+
+
 def test_a_healthy_run_has_no_alarm(quick_run):
     assert quick_run.record.runs[0].findings == []
     assert 'id="alarms"' not in write_page(quick_run.path).read_text()
@@ -137,13 +173,12 @@ def test_a_healthy_run_has_no_alarm(quick_run):
 def test_a_resumed_run_raises_the_same_alarms(collapsed, tmp_path):
     class StopAfter(fullrank.training.train.pl.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if trainer.global_step == 23:
+            if trainer.global_step == 19:
                 next(each for each in trainer.callbacks if hasattr(each, "stop")).stop.set()
 
-    how = {"objective": "vicreg,variance=0", **quick_settings(), **COLLAPSING}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
         with pytest.raises(InterruptedRunError):
-            train("digits", out=tmp_path / "run", callbacks=[StopAfter()], **how)
-        resumed = train("digits", out=tmp_path / "run", resume=True, **how)
+            train("digits", out=tmp_path / "run", callbacks=[StopAfter()], **COLLAPSING)
+        resumed = train("digits", out=tmp_path / "run", resume=True, **COLLAPSING)
     assert fingerprint(resumed) == fingerprint(collapsed)

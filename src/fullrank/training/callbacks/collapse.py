@@ -23,7 +23,7 @@ from fullrank.diagnosis.watch.alerts import (
 from fullrank.diagnosis.watch.history import History, NewestRows
 from fullrank.diagnosis.watch.loss import LOSS, LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import MEASURES, look_at
-from fullrank.objectives.contract import unguarded_of
+from fullrank.objectives.contract import needs_of, temperature_of, unguarded_of
 from fullrank.record import Finding
 from fullrank.training.module import OBJECTIVE, JointEmbedding
 
@@ -37,12 +37,26 @@ TOLERANCE = 1e-6
 # The guard of a run already ends or skips a step that is not finite.
 _GUARDED = ("finite_rows", "finite_losses")
 # What the rules read of a look; its spectrum would make checkpoints large.
-_READ = ("step", *MEASURES)
+_READ = ("step", *MEASURES, "spread")
+# A collapse that keeps directions and ranks, as of a loss whose variance term is off. The largest fall of a
+# healthy run was to 0.63, and that of runs without a variance term to 0.11 (docs/causes.md).
+SPREAD_FELL = AlertRule(
+    "spread-fell",
+    "spread",
+    share=0.2,
+    means="all rows have shrunk towards one point",
+    remedy="check whether the loss has a repulsive term or one on the variance",
+    title="All rows have shrunk towards one point",
+)
+# The rank of features that learn labels falls to the number of classes, as it should.
+_FALL_BY_DESIGN = ("rank-fell", "dimensions-lost")
 
 
 def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[AlertRule, ...]:
-    """The rules for a run with an objective: `ALERT_RULES` without those on numbers that are not finite.
+    """The rules for a run with an objective: those of a watched training, as far as they apply, and one more.
 
+    Rules on numbers that are not finite are left out, and for an objective with labels those on the rank.
+    `SPREAD_FELL` is added for an objective without a temperature: with one, the lengths of rows are free.
     Where the objective has switched off what keeps it from collapse, the rules on features name that, and its
     remedy takes the place of theirs.
 
@@ -52,10 +66,13 @@ def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[Aler
     >>> rules_for(VICRegLoss(variance=0))[0].remedy
     'give the variance a weight, as in vicreg,variance=25'
     """
-    rules = tuple(rule for rule in ALERT_RULES if rule.measure not in _GUARDED)
+    left_out = _FALL_BY_DESIGN if "labels" in needs_of(objective) else ()
+    rules = [rule for rule in ALERT_RULES if rule.measure not in _GUARDED and rule.name not in left_out]
+    if temperature_of(objective) is None:
+        rules.append(SPREAD_FELL)
     missing = unguarded_of(objective, head)
     if not missing:
-        return rules
+        return tuple(rules)
     named = f"A likely reason is the objective ({'; '.join(map(str, missing))})"
     remedy = "; ".join(each.remedy for each in missing)
     return tuple(
@@ -129,7 +146,9 @@ class CollapseWatch(pl.Callback):
         of_features = [rule for rule in self.rules if rule.measure not in LOSS_MEASURES]
         new = [raised(rule, LOSS, self.loss.history, self.loss) for rule in of_loss]
         for place, each in rows.items() if int(finite.sum()) > 1 else ():
-            self.looks[place].add(vars(look_at(each, step, TOLERANCE)))
+            look = look_at(each, step, TOLERANCE)
+            spread = float(look.singular_values.sum().sqrt())
+            self.looks[place].add(vars(look) | {"spread": spread})
             new += [raised(rule, place, self.looks[place], self.loss) for rule in of_features]
         for alert in filter(None, new):
             self.alerts.append(alert)
