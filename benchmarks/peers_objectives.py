@@ -177,8 +177,8 @@ def lightly_comparisons() -> Iterator[Comparison]:
         views=5,
     )
     yield Comparison(  # both have seen one step, so that their centres have moved
-        f"dino,prototypes={PROTOTYPES}, second step",
-        "lightly DINOLoss",
+        f"dino,prototypes={PROTOTYPES}",
+        "lightly DINOLoss, second step",
         ours(dino, teacher=logits.flip(1), progress=1.0),
         lambda z: distilled(list(logits.flip(1)), list(scores(z))),
         views=5,
@@ -246,8 +246,8 @@ def stable_comparisons() -> Iterator[Comparison]:
         "vicreg": (peer.VICRegLoss(), ""),
         "barlow-twins": (
             peer.BarlowTwinsLoss(),
-            "it divides by the deviation over N - 1 plus 1e-5, the authors' code by the root of the variance "
-            "over N plus 1e-5: a diagonal entry is (N - 1) / N of ours",
+            "it divides by a deviation over N - 1, and the authors' code by one over N: its correlations are "
+            "(N - 1) / N of ours",
         ),
     }
     for spec, (pair, why) in pairs.items():

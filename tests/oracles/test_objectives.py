@@ -236,6 +236,51 @@ def test_whitening_over_the_batch(make, width, group):
     assert np.abs(slope.numpy() - numeric).max() <= 1e-6 * np.abs(numeric).max()
 
 
+# What the objectives say of themselves, against the oracles
+
+
+@pytest.mark.parametrize(
+    ("spec", "value"),
+    [
+        ("sigreg:0.3,slices=8", lambda z: oracle.sigreg(z, directions(WIDTH, 8), 0.3, GLOBAL)),
+        ("weak-sigreg:0.3", lambda z: oracle.weak_sigreg(z, np.eye(WIDTH), 0.3, GLOBAL)),
+        ("visreg", lambda z: oracle.visreg(z, directions(WIDTH, 8), 0.9, GLOBAL)),
+        ("mmcr,local=0.3", lambda z: oracle.mmcr(z + 1, 0.3)),
+        ("align", lambda z: oracle.align(z + 1, GLOBAL)),
+        (
+            "infonce:0.2,queue=20",
+            lambda z: oracle.queue_infonce(z + 1, z[:GLOBAL] + 1, np.ones((20, WIDTH)) / 2, 0.2, GLOBAL),
+        ),
+    ],
+)
+def test_collapsed_says_what_one_point_costs(spec, value):
+    loss, local = objective(spec, in_dim=WIDTH), 3
+    views = (GLOBAL, local) if getattr(loss, "takes_views", False) else ()
+    expected = value(np.zeros((GLOBAL + local, IMAGES, WIDTH)))
+    # The oracle's nuclear norm has half the digits.
+    assert loss.collapsed(IMAGES, WIDTH, *views)["one point"] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@VIEWS
+@pytest.mark.parametrize(
+    ("spec", "within", "value"),
+    [
+        ("sigreg:0.3", 0, lambda z, drawn: oracle.sigreg(z, drawn, 0.3, GLOBAL)),
+        # The root of a mean square is a little above the mean of roots.
+        ("weak-sigreg:0.3", 0.01, lambda z, drawn: oracle.weak_sigreg(z, np.eye(WIDTH), 0.3, GLOBAL)),
+        ("visreg", 0, lambda z, drawn: oracle.visreg(z, drawn, 0.9, GLOBAL)),
+    ],
+)
+def test_chance_says_what_independent_normal_views_cost(spec, within, value, views):
+    random, images = np.random.default_rng(0), 32
+    losses = [
+        value(random.normal(size=(views, images, WIDTH)), random.normal(size=(WIDTH, 4))) for _ in range(150)
+    ]
+    chance = objective(spec, in_dim=WIDTH).chance(images, WIDTH, GLOBAL, views - GLOBAL)
+    margin = 4 * np.std(losses) / np.sqrt(len(losses)) + within * abs(chance)
+    assert chance == pytest.approx(np.mean(losses), abs=margin)
+
+
 # The oracles themselves, against numbers that follow without them
 
 
