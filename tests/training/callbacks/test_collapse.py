@@ -182,3 +182,17 @@ def test_a_resumed_run_raises_the_same_alarms(collapsed, tmp_path):
             train("digits", out=tmp_path / "run", callbacks=[StopAfter()], **COLLAPSING)
         resumed = train("digits", out=tmp_path / "run", resume=True, **COLLAPSING)
     assert fingerprint(resumed) == fingerprint(collapsed)
+
+
+@pytest.mark.parametrize(("channels", "alarms"), [(6, 0), (1, 1)])
+def test_a_rank_that_falls_to_a_healthy_one_raises_nothing(channels, alarms):
+    def narrowed(step):
+        h, _ = narrowing(step, start=99)
+        z = torch.randn(len(h), 32, generator=torch.Generator().manual_seed(step))
+        z[:, channels:] *= 0.01 if step > 10 else 1
+        return h, z
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        watch = watched(40, narrowed, rules=rules_for(built("ntxent")))
+    assert len([alert for alert in watch.alerts if alert.rule == "rank-fell"]) == alarms

@@ -50,12 +50,16 @@ SPREAD_FELL = AlertRule(
 )
 # The rank of features that learn labels falls to the number of classes, as it should.
 _FALL_BY_DESIGN = ("rank-fell", "dimensions-lost")
+# An untrained head has a high rank, and healthy losses give z a third of it and less, down to 6 in
+# `questions/objective-rates`. So a run's rank must be below this too.
+_LOW_RANK = 3.0
 
 
 def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[AlertRule, ...]:
     """The rules for a run with an objective: those of a watched training, as far as they apply, and one more.
 
-    Rules on numbers that are not finite are left out, and for an objective with labels those on the rank.
+    Rules on numbers that are not finite are left out, and for an objective with labels those on the rank. A
+    rank that fell must also be below 3.
     `SPREAD_FELL` is added for an objective without a temperature: with one, the lengths of rows are free.
     Where the objective has switched off what keeps it from collapse, the rules on features name that, and its
     remedy takes the place of theirs.
@@ -68,6 +72,7 @@ def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[Aler
     """
     left_out = _FALL_BY_DESIGN if "labels" in needs_of(objective) else ()
     rules = [rule for rule in ALERT_RULES if rule.measure not in _GUARDED and rule.name not in left_out]
+    rules = [replace(rule, limit=_LOW_RANK) if rule.name == "rank-fell" else rule for rule in rules]
     if temperature_of(objective) is None:
         rules.append(SPREAD_FELL)
     missing = unguarded_of(objective, head)
