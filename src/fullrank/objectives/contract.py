@@ -302,6 +302,16 @@ def chance_of(
     return None if level is None else float(level)
 
 
+def levels_of(objective: object, n: int, width: int) -> dict[str, dict[str, float]]:
+    """For parts of a loss of n images, named values to compare them with; empty for a loss that says none.
+
+    >>> levels_of(torch.nn.MSELoss(), 8, 4)
+    {}
+    """
+    says = getattr(objective, "levels", None)
+    return {} if says is None else dict(says(n, width))
+
+
 def unguarded_of(objective: object, head: object = None) -> tuple[Unguarded, ...]:
     """What keeps an objective from collapse and is switched off; empty for one that does not say.
 

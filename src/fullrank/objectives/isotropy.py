@@ -202,6 +202,11 @@ class IsotropyLoss(ViewsLoss):
         """All rows at 0, or all channels equal and N(0, 1); the views of an image agree in both."""
         return {kind: self.weight * value for kind, value in self.collapsed_penalty(n, width).items()}
 
+    def levels(self, n: int, width: int) -> dict[str, dict[str, float]]:
+        """What the penalty is for independent rows of N(0, I), and at each kind of collapse."""
+        values = {"floor": self.floor(n, width), **self.collapsed_penalty(n, width)}
+        return {"distribution": {name: self.weight * value for name, value in values.items()}}
+
     def unguarded(self) -> tuple[Unguarded, ...]:
         """What is switched off: the penalty, at weight 0."""
         if self.weight > 0:
@@ -252,6 +257,8 @@ class SIGRegLoss(IsotropyLoss):
     """
 
     usual_weight = 0.05
+    #: What it cannot see, as a sentence.
+    caution = "SIGReg is nearly blind to rank: a penalty at its floor does not show that z has full rank."
 
     def __init__(
         self,

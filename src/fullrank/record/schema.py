@@ -176,7 +176,9 @@ class RunEntry(_Part):
     recipe that its study varies, without the head. `images` and `baselines` belong to the default label;
     older records have neither. `other_images` belong to other labels and to shifts, where scores of these
     were added. `corrections` says what a head that corrects h does to each channel, for each cue.
-    `findings` are the alarms that the training raised; older records have none.
+    `findings` are the alarms that the training raised; older records have none. `levels` has values that a
+    curve can be compared with, such as the lowest one of healthy features, by curve and name. `caution` says
+    what the loss cannot see.
     """
 
     head: str
@@ -201,6 +203,8 @@ class RunEntry(_Part):
     baselines: list[Baseline] = []
     corrections: list[CorrectionTable] = []
     findings: list[Finding] = []
+    levels: dict[str, dict[str, float]] = {}
+    caution: str = ""
 
     @property
     def row(self) -> str:

@@ -17,6 +17,7 @@ from fullrank.evaluation.segmentation import Segmentation, attends, initial_net,
 from fullrank.files import write_whole
 from fullrank.heads import Head
 from fullrank.objectives import chance_of
+from fullrank.objectives.contract import levels_of
 from fullrank.progress import progress_bar
 from fullrank.record import Baseline, RunEntry, Score
 from fullrank.record.making import new_record
@@ -26,7 +27,7 @@ from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
 from fullrank.runs.view_readout import LEAST_IMAGES, ReadModel, view_readout
 from fullrank.training.callbacks.curves import Monitor
 from fullrank.training.callbacks.stopping import Stop
-from fullrank.training.module import JointEmbedding
+from fullrank.training.module import OBJECTIVE, JointEmbedding
 from fullrank.training.session import Session
 from fullrank.training.sgd_probe import sgd_probe
 from fullrank.training.teacher import Teacher
@@ -97,6 +98,8 @@ def entry_of(
         skipped_steps=skipped,
         loss=monitor.curves["loss"][-1],
         chance=chance_level(module, recipe),
+        levels={f"{OBJECTIVE}: {part}": each for part, each in part_levels(module, recipe).items()},
+        caution=getattr(module.objective, "caution", ""),
         seconds=seconds,
         views_per_second=views / seconds,
         parameters=_parameters(module),
@@ -177,6 +180,11 @@ def chance_level(module: JointEmbedding, recipe: Recipe) -> float | None:
     """The loss for embeddings that do not depend on the images, if the objective knows it."""
     width, views = cast(Head, module.head).out_dim, (module.views.global_count, module.views.local)
     return chance_of(module.objective, recipe.batch_size, width, *views)
+
+
+def part_levels(module: JointEmbedding, recipe: Recipe) -> dict[str, dict[str, float]]:
+    """For parts of the objective, named values to compare them with."""
+    return levels_of(module.objective, recipe.batch_size, cast(Head, module.head).out_dim)
 
 
 def _parameters(module: JointEmbedding) -> dict[str, int]:

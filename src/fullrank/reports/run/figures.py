@@ -112,13 +112,20 @@ def curve_figure(
         return None
     ends = drawing.span(np.array([0.0, last]))
     figure.update_xaxes(range=ends)
-    if series == "loss":
-        for chance in sorted({round(run.chance, 9) for run in record.runs if run.chance is not None}):
-            line = {"color": drawing.INK, "dash": "dot", "width": 1.2}
-            add_line(figure, ends, [chance, chance], "chance", "", "chance", line=line)
-            at = {"x": ends[1], "y": chance, "xanchor": "right", "yshift": -10, "showarrow": False}
-            figure.add_annotation(text=f"chance {chance:.2f}", **at)
+    for name, value in _levels(record, series):
+        line = {"color": drawing.INK, "dash": "dot", "width": 1.2}
+        add_line(figure, ends, [value, value], name, "", name, line=line)
+        at = {"x": ends[1], "y": value, "xanchor": "right", "yshift": -10, "showarrow": False}
+        figure.add_annotation(text=f"{name} {value:.2f}", **at)
     return figure
+
+
+def _levels(record: Record, series: str) -> list[tuple[str, float]]:
+    """The names and values of the lines that a series is compared with, each once."""
+    named = [(name, value) for run in record.runs for name, value in run.levels.get(series, {}).items()]
+    if series == "loss":
+        named += [("chance", run.chance) for run in record.runs if run.chance is not None]
+    return sorted({(name, round(value, 9)) for name, value in named})
 
 
 def spectrum_history_figure(arrays: Arrays) -> go.Figure | None:

@@ -141,6 +141,8 @@ def curve_panels(record: Record, arrays: Mapping[str, Arrays]) -> Iterator[Panel
             if run.folder in arrays and series_of(arrays[run.folder], epochs, series) is None
         ]
         absent = f"Not in the arrays of {', '.join(lacking)}." if lacking else ""
+        if series == "loss":
+            note = words.cautions(record)
         figure = figures.curve_figure(record, arrays, series, axis, epochs)
         what = f"{heading} over training, by epoch"
         yield from _panels(record, figure, heading, what, f"{note} {absent}".strip())

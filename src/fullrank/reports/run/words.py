@@ -203,6 +203,19 @@ def _modules(record: Record) -> list[str]:
     return [each["module"] for each in record.recipe.get("imports", ()) if not each.get("distribution")]
 
 
+def cautions(record: Record) -> str:
+    """What the losses cannot see, with the effective rank of the place that each of them saw."""
+    said = dict.fromkeys(run.caution for run in record.runs if run.caution)
+    if not said:
+        return ""
+    seen = [run.spectrum["z"] for run in record.runs if run.caution and "z" in run.spectrum]
+    ranks = sorted(each.effective_rank for each in seen)
+    if not ranks:
+        return " ".join(said)
+    between = f"{ranks[0]:.1f}" if len(ranks) == 1 else f"{ranks[0]:.1f} to {ranks[-1]:.1f}"
+    return f"{' '.join(said)} The effective rank of z is {between} of {len(seen[0].singular_values)}."
+
+
 def machine_line(record: Record) -> str:
     """Versions and date, for the foot of the page."""
     machine, date = record.machine, _date(record.created)
