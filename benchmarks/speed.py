@@ -3,9 +3,9 @@
     uv run --group benchmark python benchmarks/speed.py
     uv run --group benchmark python benchmarks/speed.py --quick
 
-Losses, SIGReg, views, probes and training each run in their own process, as they do alone. The exit status is 1 if
-any of them finds a wrong answer. On an idle machine all take about half an hour. `--quick` uses small sizes
-and one round and takes two minutes. It shows that all programs run and agree; do not quote its figures.
+Losses, SIGReg, views, probes and training each run in their own process, as they do alone. The exit status
+is 1 if any of them finds a wrong answer. On an idle machine all take about half an hour. `--quick` uses small
+sizes and one round and takes two minutes. It shows that all programs run and agree; do not quote its figures.
 """
 
 import argparse
