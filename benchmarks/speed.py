@@ -3,9 +3,9 @@
     uv run --group benchmark python benchmarks/speed.py
     uv run --group benchmark python benchmarks/speed.py --quick
 
-Losses, views, probes and training each run in their own process, as they do alone. The exit status is 1 if
-any of them finds a wrong answer. On an idle machine all take about half an hour. `--quick` uses small sizes
-and one round and takes two minutes. It shows that all programs run and agree; do not quote its figures.
+Losses, SIGReg, views, probes and training each run in their own process, as they do alone. The exit status
+is 1 if any of them finds a wrong answer. On an idle machine all take about half an hour. `--quick` uses small
+sizes and one round and takes two minutes. It shows that all programs run and agree; do not quote its figures.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 # Program -> its arguments for --quick.
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "losses.py": ("--rows", "256", "--rounds", "1"),
+    "sigreg.py": ("--rows", "256", "--rounds", "1"),
     "views.py": ("--sizes", "32:32", "--images", "32", "--rounds", "1"),
     "probes.py": ("--rows", "600", "--rounds", "1"),
     "training_rate.py": ("--rounds", "1", "--epochs", "1", "--workers", "0"),

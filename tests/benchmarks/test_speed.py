@@ -59,6 +59,17 @@ def test_losses_run_alone(load, capsys, monkeypatch):
     assert capsys.readouterr().out.count("| fullrank |") == 3
 
 
+def test_sigreg_agrees_with_the_plain_computation(load, capsys, monkeypatch):
+    sigreg = load("sigreg")
+    cost = load("paired")._cost
+    monkeypatch.setattr(sigreg, "alone", lambda run, *arguments: cost(run, arguments))
+    monkeypatch.setattr(sigreg.torch, "set_num_threads", lambda count: None)  # of this whole process
+    monkeypatch.setattr(sys, "argv", ["sigreg.py", "--rows", "100", "--slices", "32", "--rounds", "1"])
+    assert sigreg.main() == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| fullrank |") == printed.count("| plain torch |") == 1
+
+
 SCRIPT = """
 from paired import alone
 
