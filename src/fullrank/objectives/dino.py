@@ -256,7 +256,7 @@ class DINOLoss(ViewsLoss):
             parts.append(
                 Unguarded(
                     "no averaged teacher",
-                    "the teacher starts as a copy of the student, with which DINO does not learn",
+                    "the teacher starts as a copy of the student, and the authors report that this fails",
                     "choose a momentum such as 0.996",
                 )
             )
