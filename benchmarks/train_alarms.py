@@ -36,8 +36,8 @@ HEADS = ("none", "linear:32", "subvector:8", "mlp:32")
 SETTINGS = {
     "encoder": "tiny-resnet,width=8",
     "limit": 600,
-    "batch_size": 128,
     "image_size": 8,
+    "batch_size": 128,
     "monitor_every": 5,
 }
 
