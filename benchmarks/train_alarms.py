@@ -6,9 +6,9 @@
 
 Each run trains a tiny-resnet of width 8 on 600 images of 8 pixels. Half `fix` is digits, half `held` is
 Fashion-MNIST; limits of the rules were chosen on `fix` alone. HEALTHY are objectives as they are published.
-UNGUARDED lack what keeps them from collapse. What became of a run is measured at its last look: h or z has
-collapsed where the mean cosine of two images is above 0.95, or where its effective rank is below a quarter of
-that of the same net and head trained with InfoNCE. Trainings with labels count as healthy.
+UNGUARDED lack what keeps them from collapse. What became of a run is measured at its last look. A place has
+collapsed where the mean cosine of two images is above 0.95. It has also collapsed where its effective rank is
+below a quarter of that of the same net and head trained with InfoNCE. Trainings with labels count as healthy.
 """
 
 import argparse
