@@ -31,7 +31,15 @@ from fullrank.training.callbacks.collapse import PLACES, CollapseWatch
 POINT = 0.95
 TWIN = "infonce:0.2"
 HEALTHY = (TWIN, "ntxent:0.5", "vicreg", "barlow-twins", "spectral", "supcon:0.1", "cross-entropy")
-UNGUARDED = ("vicreg,variance=0", "vicreg,variance=0,covariance=0", "barlow-twins,redundancy=0")
+UNGUARDED = (
+    "vicreg,variance=0",
+    "vicreg,variance=0,covariance=0",
+    "barlow-twins,redundancy=0",
+    "align",
+    "simsiam,stop_gradient=false",
+    "byol,predictor=none",
+    "sigreg:0",
+)
 HEADS = ("none", "linear:32", "subvector:8", "mlp:32")
 SETTINGS = {
     "encoder": "tiny-resnet,width=8",
