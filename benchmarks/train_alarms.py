@@ -6,9 +6,9 @@
 
 Each run trains a tiny-resnet of width 8 on 600 images of 8 pixels. Half `fix` is digits, half `held` is
 Fashion-MNIST; limits of the rules were chosen on `fix` alone. HEALTHY are objectives as they are published.
-UNGUARDED lack what keeps them from collapse. What became of a run is measured at its last look: h or z has
-collapsed where the mean cosine of two images is above 0.95, or where its effective rank is below a quarter of
-that of the same net and head trained with InfoNCE. Trainings with labels count as healthy.
+UNGUARDED lack what keeps them from collapse. What became of a run is measured at its last look. A place has
+collapsed where the mean cosine of two images is above 0.95. It has also collapsed where its effective rank is
+below a quarter of that of the same net and head trained with InfoNCE. Trainings with labels count as healthy.
 """
 
 import argparse
@@ -31,13 +31,21 @@ from fullrank.training.callbacks.collapse import PLACES, CollapseWatch
 POINT = 0.95
 TWIN = "infonce:0.2"
 HEALTHY = (TWIN, "ntxent:0.5", "vicreg", "barlow-twins", "spectral", "supcon:0.1", "cross-entropy")
-UNGUARDED = ("vicreg,variance=0", "vicreg,variance=0,covariance=0", "barlow-twins,redundancy=0")
+UNGUARDED = (
+    "vicreg,variance=0",
+    "vicreg,variance=0,covariance=0",
+    "barlow-twins,redundancy=0",
+    "align",
+    "simsiam,stop_gradient=false",
+    "byol,predictor=none",
+    "sigreg:0",
+)
 HEADS = ("none", "linear:32", "subvector:8", "mlp:32")
 SETTINGS = {
     "encoder": "tiny-resnet,width=8",
     "limit": 600,
-    "batch_size": 128,
     "image_size": 8,
+    "batch_size": 128,
     "monitor_every": 5,
 }
 

@@ -119,11 +119,9 @@ def test_a_collapsed_model_whose_objective_lacks_a_guard_is_told_so():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
     net[1].weight.data *= 1e-6
-    images = source("digits").load("test")
     missing = VICRegLoss(variance=0).unguarded()
-    (finding,) = diagnose_model(
-        Subject("it", net, None, None, images, unguarded=missing), limit=40
-    ).entry.findings
+    subject = Subject("it", net, None, None, source("digits").load("test"), unguarded=missing)
+    (finding,) = diagnose_model(subject, limit=40).entry.findings
     assert finding.cause == "complete-collapse"
     assert_names(finding.evidence, missing[0].name, missing[0].means)
     assert missing[0].remedy in finding.remedy.lower()
