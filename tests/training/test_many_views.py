@@ -197,3 +197,41 @@ def test_crops_that_are_too_large_and_nets_of_one_size_are_refused(quick, tmp_pa
             out=tmp_path / "run",
             **quick | {"views": VIEWS, "encoder": "tiny-vit"},
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"views": "multicrop,size=0"}, [0, 1]),
+        ({"views": "multicrop,split=1.5"}, ["split=1.5", "smallest=0.05"]),
+        ({"views": "multicrop,split=0.1,smallest=0.2"}, ["split=0.1", "smallest=0.2"]),
+        ({"views": "multicrop,smallest=0"}, ["smallest=0.0"]),
+        ({"views": VIEWS, "encoder": "tiny-vit"}, ["8x8", "4x4", "any_size=true", "multicrop"]),
+        (
+            {"views": "multicrop,size=3,blur=0", "encoder": "tiny-vit,any_size=true"},
+            ["3x3", "multiples of 2", "size="],
+        ),
+        ({"objective": "byol,hidden=4", "head": "matryoshka:2-4"}, ["BYOLLoss", "2-4"]),
+        ({"objective": "dino,prototypes=4", "head": "matryoshka:2-4"}, ["DINOLoss", "2-4"]),
+    ],
+)
+def test_views_encoders_and_heads_that_do_not_fit_are_refused_with_a_remedy(quick, tmp_path, settings, parts):
+    with refuses(UsageError, *parts):
+        train("digits", out=tmp_path / "run", **quick | settings)
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "encoder": "tiny-vit,any_size=true,width=6",
+            "head": "linear:8,conditioned=views",
+            "objective": "infonce:0.2 + augself:1,hidden=8",
+        },
+        {"head": "linear:8", "objective": "byol,hidden=4", "encoder_passes": 2},
+    ],
+)
+def test_parts_of_every_kind_train_with_local_crops(quick, tmp_path, settings):
+    run = train("digits", out=tmp_path / "run", **quick | {"views": VIEWS} | settings)
+    assert run.record.runs[0].loss is not None

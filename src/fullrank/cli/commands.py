@@ -519,9 +519,12 @@ def _finish(
     """
     from fullrank.cli.tables import print_record
     from fullrank.reports.page import write_page
+    from fullrank.runs.folders import TEACHER
 
     paths = [f"report: {write_page(folder)}"] if page else []
     paths.append(f"record: {folder / 'record.json'}")
+    if (teacher := folder / TEACHER).is_dir():
+        paths.append(f"teacher: {teacher}")
     if json:
         typer.echo(record.model_dump_json(indent=1, by_alias=True))
     else:

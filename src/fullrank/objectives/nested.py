@@ -59,7 +59,8 @@ class NestedLoss(nn.Module):
         self.takes_views: bool = getattr(losses[0], "takes_views", False)
         if "teacher" in self.needs:
             raise UsageError(
-                "An objective with a teacher cannot be nested; choose another head, or an objective without."
+                f"{type(losses[0]).__name__} needs a teacher, which a head with the nested widths "
+                f"{write(tuple(nested))} cannot have; choose a head such as mlp, or another objective."
             )
 
     def forward(self, *z: Tensor, **keywords: Any) -> Tensor:

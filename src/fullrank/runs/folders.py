@@ -18,6 +18,8 @@ CHECKPOINTS = Path("checkpoints")
 # The system's lock on this file ends with the process that holds it, even after a crash.
 LOCK_FILE = CHECKPOINTS / ".lock"
 BAD_IMAGES_FILE = "bad_images.txt"
+# The folder of a run's teacher, which is a run folder of its own.
+TEACHER = "teacher"
 
 
 def claim_folder(out: str | Path | None, name: str, resume: bool) -> Path:

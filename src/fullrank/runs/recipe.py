@@ -189,7 +189,7 @@ class Recipe(_Part):
     init: str | None = _key(None, "Weights to start from: .safetensors, .pth, .ckpt.")
     init_prefix: str | None = _key(None, "Which net of that file: what is before its names, as in `teacher`.")
     epochs: int = _key(40, "Passes over the training images.", ge=1)
-    batch_size: int = _key(256, "Images per step; each is seen in two views.", ge=2)
+    batch_size: int = _key(256, "Images per step; each is seen in all of its views.", ge=2)
     seed: int = _key(0, "The seed; `compare` takes it and those after it.", ge=0, lt=2**32)
     monitor_every: int = _key(10, "Steps between two points of the curves.", ge=1)
     online_every: int | None = _key(

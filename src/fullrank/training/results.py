@@ -22,6 +22,7 @@ from fullrank.progress import progress_bar
 from fullrank.record import Baseline, RunEntry, Score
 from fullrank.record.making import new_record
 from fullrank.runs.baselines import LEAST_EPOCHS, kind_of, run_baselines, unmeasured
+from fullrank.runs.folders import TEACHER
 from fullrank.runs.recipe import RECIPE_FILE, Recipe
 from fullrank.runs.run import ENCODER_FILE, HEAD_FILE
 from fullrank.runs.view_readout import LEAST_IMAGES, ReadModel, view_readout
@@ -35,8 +36,6 @@ from fullrank.version import __version__
 from fullrank.views import Views, step_generator, view_pipeline
 
 EXAMPLES = 8
-# The folder of a run's teacher, which is a run folder of its own.
-TEACHER = "teacher"
 
 
 def finished_parts(module: JointEmbedding) -> tuple[Encoder, Head]:

@@ -112,8 +112,13 @@ def multicrop(
             f"multicrop needs 2 global views or more and no negative number of local crops, but got "
             f"global={global_views} and local={local}."
         )
+    if not 0 < smallest <= split <= 1:
+        raise UsageError(
+            f"Expected 0 < smallest <= split <= 1, the shares of the area at which crops begin and end, but "
+            f"got smallest={smallest} and split={split}; smallest=0.05,split=0.3 is usual."
+        )
     whole = Crop(image_size, split, flip)
-    crop = Crop(size or max(1, round(image_size * 3 / 7)), smallest, flip, largest=split)
+    crop = Crop(max(1, round(image_size * 3 / 7)) if size is None else size, smallest, flip, largest=split)
     then = (Jitter(0.4, 0.4, 0.2, 0.1, 0.8, _TURNS[colour]), Grey(0.2), Blur(blur), Solarize(solarize))
     composed = colour != "exact"
     pair = _pair(channels, Drop(drop, layer), whole, then, then, composed)
