@@ -16,11 +16,18 @@ from fullrank.objectives.contract import loss_of_views, trial_of
 IMAGES, WIDTH, CLASSES, SIDE = 8, 6, 3, 3
 # Unlike shares: the first process has one unlabelled image, the second has one labelled.
 LABELS = torch.tensor([0, 1, -1, 0, -1, -1, 1, -1])
-NAMES = [entry.name for entry in OBJECTIVES]
+SMALL_SIZES = {
+    "dino": "dino,prototypes=32",
+    "byol": "byol,hidden=16",
+    "simsiam": "simsiam,hidden=8",
+    "sigreg": "sigreg:0.05,slices=32",
+    "visreg": "visreg,slices=32",
+}
+NAMES = [SMALL_SIZES.get(entry.name, entry.name) for entry in OBJECTIVES]
 LABELLED = [entry.name for entry in OBJECTIVES if "labels" in needs_of(entry.load())]
-TAUGHT = ("byol", "dino")  # an objective with a teacher cannot be nested
+TAUGHT = (SMALL_SIZES["byol"], SMALL_SIZES["dino"])  # an objective with a teacher cannot be nested
 # A temperature of 0.002 is beyond the range of the tiles.
-SPECS = [*NAMES, "infonce:0.2,groups=2", "ntxent:0.002"]
+SPECS = [*NAMES, "infonce:0.2,groups=2", "ntxent:0.002", "infonce:0.2,queue=5"]
 
 
 @dataclass(frozen=True)

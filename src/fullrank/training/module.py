@@ -195,7 +195,7 @@ class JointEmbedding(pl.LightningModule):
             features = self.encoded(whole, local)
             h = features.pop("h")
         with self._timed("head"):
-            z = self.embedded(self.head, h, numbers)
+            z = self.embedded(self.head, h, len(views), numbers)
         with self._timed("teacher"):
             targets = None if self.teacher is None else self.taught(self.teacher, whole, numbers)
         # Mixed precision would round the similarities to 16 bits before they are divided by 0.1.
@@ -241,10 +241,10 @@ class JointEmbedding(pl.LightningModule):
         """What `encode` makes of images, in chunks of them if there is a limit."""
         return encode_in_chunks(encode, images, self.chunk or len(images), encoder)
 
-    def embedded(self, head: nn.Module, h: Tensor, numbers: "ViewNumbers | None") -> Tensor:
-        """The embeddings (V N, K) for h (V N, D); a head that takes them is given the views' parameters."""
+    def embedded(self, head: nn.Module, h: Tensor, views: int, numbers: "ViewNumbers | None") -> Tensor:
+        """The embeddings (V N, K) for h (V N, D) of so many views; a head may take their parameters."""
         given = views_for(head, numbers)
-        passes = 1 if self.encoder_passes == 1 else self.views.count
+        passes = 1 if self.encoder_passes == 1 else views
         if given is None:
             return torch.cat([head(part) for part in h.chunk(passes)])
         return torch.cat(
@@ -257,7 +257,8 @@ class JointEmbedding(pl.LightningModule):
         parts = self._passes(whole)
         encode = teacher.encoder
         h = torch.cat([self._in_chunks(lambda x: {"h": encode(x)}, part, encode)["h"] for part in parts])
-        z = self.embedded(teacher.head, h, None if numbers is None else numbers.first_views(len(whole)))
+        numbers = None if numbers is None else numbers.first_views(len(whole))
+        z = self.embedded(teacher.head, h, len(whole), numbers)
         with torch.autocast(z.device.type, enabled=False):
             z = _single(z)
             for part in teacher.parts:
