@@ -107,9 +107,12 @@ class Teaches(Protocol):
 class ViewsLoss(GatheringLoss):
     """A loss of V views (V, N, K), V and N of 2 or more: the global views first, then the local crops.
 
-    It is called as `loss(z)`, with the keywords that its `needs` name: `global_views`, the number of leading
-    views that are global (by default all of them); `teacher`, what a teacher makes of the global views,
-    (G, N, P); `progress`, the share of the training that is done; `labels`; `generator`.
+    It is called as `loss(z)`, with the keywords that its `needs` name:
+
+    - `global_views`: the number of leading views that are global; by default all of them.
+    - `teacher`: what a teacher makes of the global views, (G, N, P).
+    - `progress`: the share of the training that is done.
+    - `labels` and `generator`, as for any objective.
 
     A loss with several parts may have `summands(z)`, with the same keywords: the parts by name, with their
     weights, which sum to the loss. It changes no state, as it is called beside the training.

@@ -35,7 +35,7 @@ LEAST_ROWS, MOST_ROWS = 512, 4096
 # The share of the largest variance above which a direction is live, as in a monitor.
 TOLERANCE = 1e-6
 # The guard of a run already ends or skips a step that is not finite.
-_GUARDED = ("finite_rows", "finite_losses")
+_GUARDED = ("not-finite", "loss-not-finite")
 # What the rules read of a look; its spectrum would make checkpoints large.
 _READ = ("step", *MEASURES, "spread")
 # A collapse that keeps directions and ranks, as of a loss whose variance term is off. The largest fall of a
@@ -53,13 +53,17 @@ _FALL_BY_DESIGN = ("rank-fell", "dimensions-lost")
 # An untrained head has a high rank, and healthy losses give z a third of it and less, down to 6 in
 # `questions/objective-rates`. So a run's rank must be below this too.
 _LOW_RANK = 3.0
+# The targets of a teacher sharpen and move, so the loss of a healthy run may rise.
+_RISE_BY_DESIGN = ("loss-jumped",)
+# Without a guard a cone is likely a collapse, so the mean cosine need not be as high as in other trainings.
+_LIMIT_WITHOUT_GUARD = 0.05
 
 
 def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[AlertRule, ...]:
     """The rules for a run with an objective: those of a watched training, as far as they apply, and one more.
 
-    Rules on numbers that are not finite are left out, and for an objective with labels those on the rank. A
-    rank that fell must also be below 3.
+    Rules on numbers that are not finite are left out. So are those on the rank for an objective with labels,
+    and that on the loss for one with a teacher. A rank that fell must also be below 3.
     `SPREAD_FELL` is added for an objective without a temperature: with one, the lengths of rows are free.
     Where the objective has switched off what keeps it from collapse, the rules on features name that, and its
     remedy takes the place of theirs.
@@ -70,8 +74,11 @@ def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[Aler
     >>> rules_for(VICRegLoss(variance=0))[0].remedy
     'give the variance a weight, as in vicreg,variance=25'
     """
-    left_out = _FALL_BY_DESIGN if "labels" in needs_of(objective) else ()
-    rules = [rule for rule in ALERT_RULES if rule.measure not in _GUARDED and rule.name not in left_out]
+    needs = needs_of(objective)
+    left_out = (
+        [*_GUARDED] + [*_FALL_BY_DESIGN] * ("labels" in needs) + [*_RISE_BY_DESIGN] * ("teacher" in needs)
+    )
+    rules = [rule for rule in ALERT_RULES if rule.name not in left_out]
     rules = [replace(rule, limit=_LOW_RANK) if rule.name == "rank-fell" else rule for rule in rules]
     if temperature_of(objective) is None:
         rules.append(SPREAD_FELL)
@@ -80,12 +87,14 @@ def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[Aler
         return tuple(rules)
     named = f"A likely reason is the objective ({'; '.join(map(str, missing))})"
     remedy = "; ".join(each.remedy for each in missing)
-    return tuple(
-        rule
-        if rule.measure in LOSS_MEASURES
-        else replace(rule, means=f"{rule.means}. {named}", remedy=remedy, if_loss_fell="")
-        for rule in rules
-    )
+    return tuple(rule if rule.measure in LOSS_MEASURES else _named(rule, named, remedy) for rule in rules)
+
+
+def _named(rule: AlertRule, reason: str, remedy: str) -> AlertRule:
+    """A rule on features for an objective without a guard: with the reason, its remedy and a wider limit."""
+    limit = _LIMIT_WITHOUT_GUARD if rule.name == "complete-collapse" else rule.limit
+    means = f"{rule.means}. {reason}"
+    return replace(rule, means=means, remedy=remedy, if_loss_fell="", limit=limit)
 
 
 @final
