@@ -44,5 +44,6 @@ def test_the_commands_take_the_teacher_of_a_run_as_a_run(taught, tmp_path):
 
 
 def test_diagnose_takes_the_teacher_of_a_run(taught, tmp_path):
-    call("diagnose", taught / "teacher", "--out", tmp_path / "diagnosis", "--no-report")
+    options = ["--out", tmp_path / "diagnosis", "--no-report", "--limit", 60]
+    call("diagnose", taught / "teacher", *options)
     assert json.loads((tmp_path / "diagnosis" / "record.json").read_text())["kind"] == "diagnosis"
