@@ -406,6 +406,30 @@ def trial_of(
     }
 
 
+def ignores_lengths(objective: nn.Module, width: int) -> bool:
+    """Whether a loss sees only the directions of embeddings: scaled by 3 they cost the same.
+
+    Args:
+        objective: The objective, which is tried as a copy.
+        width: The width K of z.
+
+    >>> from fullrank import InfoNCELoss, VICRegLoss
+    >>> ignores_lengths(InfoNCELoss(0.2), 6), ignores_lengths(VICRegLoss(), 6)
+    (True, False)
+    """
+    z = torch.randn(2, 8, width, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for scale in (1.0, 3.0):
+        loss = copy.deepcopy(objective)
+        device = next((each.device for each in loss.parameters()), z.device)
+        rows = z.to(device)
+        given = trial_of(loss, rows, torch.zeros(8, dtype=torch.int64, device=device))
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            losses.append(float(loss_of_views(loss, scale * rows, **given)))
+    return math.isclose(*losses, rel_tol=1e-3, abs_tol=1e-6)
+
+
 def try_objective(
     loss: nn.Module, name: str, width: int, global_views: int = 2, local_views: int = 0
 ) -> None:

@@ -23,7 +23,7 @@ from fullrank.diagnosis.watch.alerts import (
 from fullrank.diagnosis.watch.history import History, NewestRows
 from fullrank.diagnosis.watch.loss import LOSS, LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import MEASURES, look_at
-from fullrank.objectives.contract import needs_of, temperature_of, unguarded_of
+from fullrank.objectives.contract import ignores_lengths, needs_of, unguarded_of
 from fullrank.record import Finding
 from fullrank.training.module import OBJECTIVE, JointEmbedding
 
@@ -64,7 +64,7 @@ def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[Aler
 
     Rules on numbers that are not finite are left out. So are those on the rank for an objective with labels,
     and that on the loss for one with a teacher. A rank that fell must also be below 3.
-    `SPREAD_FELL` is added for an objective without a temperature: with one, the lengths of rows are free.
+    `SPREAD_FELL` is added unless the objective sees directions only, since the lengths of rows are then free.
     Where the objective has switched off what keeps it from collapse, the rules on features name that, and its
     remedy takes the place of theirs.
 
@@ -80,7 +80,7 @@ def rules_for(objective: nn.Module, head: nn.Module | None = None) -> tuple[Aler
     )
     rules = [rule for rule in ALERT_RULES if rule.name not in left_out]
     rules = [replace(rule, limit=_LOW_RANK) if rule.name == "rank-fell" else rule for rule in rules]
-    if temperature_of(objective) is None:
+    if not ignores_lengths(objective, getattr(head, "out_dim", 8)):
         rules.append(SPREAD_FELL)
     missing = unguarded_of(objective, head)
     if not missing:
