@@ -2,8 +2,10 @@
 
     uv run python benchmarks/training_rate.py
     uv run python benchmarks/training_rate.py --rounds 10 --workers 0 1 2
+    uv run python benchmarks/training_rate.py --objectives sigreg byol vicreg      (without lightly)
 
-The bare step has both views ready as tensors: forward, loss, backward, optimizer. The run is `fullrank train`
+The bare step has both views ready as tensors: forward, loss, backward, optimizer, and a teacher where the
+objective has one. Its loss is that of the run. The run is `fullrank train`
 as users have it: loader, views, Lightning, curves, progress, checkpoints. The speed of a shared machine
 drifts within seconds, so a bare step of another net follows each step of the run. The share kept is the time
 of the bare steps over that of the run's steps in a round. The ends of epochs count; the first steps of both
@@ -20,6 +22,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +35,9 @@ from torch import Tensor
 
 from fullrank.allocator import keep_freed_memory
 from fullrank.devices import flushed_denormals
+from fullrank.objectives.contract import loss_of_views
 from fullrank.runs.build import build, load_data
+from fullrank.runs.folders import slug
 from fullrank.runs.recipe import Recipe
 from fullrank.training.module import JointEmbedding, build_optimizer
 from fullrank.training.train import train
@@ -78,7 +83,7 @@ class BareSteps(pl.Callback):
 
     def __init__(self, module: JointEmbedding, size: int):
         self.module, self.views = module.train(), torch.rand(2 * BATCH, 1, size, size)
-        self.optimizer = build_optimizer(module.optimizer, [module.encoder, module.head])
+        self.optimizer = build_optimizer(module.optimizer, [module.encoder, module.head, module.objective])
         self.bare: list[float] = []
         self.run: list[float] = []
         self._ended = 0.0
@@ -87,9 +92,14 @@ class BareSteps(pl.Callback):
         started = time.perf_counter()
         self.run.append(started - self._ended)
         self.optimizer.zero_grad()
-        z_a, z_b = self.module.head(self.module.encoder(self.views)).chunk(2)
-        self.module.objective(z_a, z_b).backward()
+        z = self.module.head(self.module.encoder(self.views)).reshape(2, BATCH, -1)
+        teacher = self.module.teacher
+        targets = None if teacher is None else self.module.taught(teacher, self.views.chunk(2), None)
+        given = {"generator": torch.Generator().manual_seed(len(self.bare)), "progress": 0.5}
+        loss_of_views(self.module.objective, z, teacher=targets, global_views=2, **given).backward()
         self.optimizer.step()
+        if teacher is not None:
+            teacher.follow(self.module.student, self.module.objective.momentum_at(0.5))
         self._ended = time.perf_counter()
         self.bare.append(self._ended - started)
 
@@ -128,22 +138,49 @@ def lightly_rate(module: JointEmbedding, images: np.ndarray, steps: int, workers
     return 2 * BATCH * steps / (time.perf_counter() - started)
 
 
-def compare(name: str, rounds: int, epochs: int, workers: list[int], folder: Path) -> None:
-    """Print a row for one net."""
+def kept(name: str, objective: str, rounds: int, epochs: int, folder: Path) -> None:
+    """Print a row for one net and objective, without lightly."""
+    recipe, _ = prepared(name, objective, epochs, folder)
+    shares = []
+    for number in range(rounds):
+        bare, run = bare_and_run(
+            recipe, NETS[name]["image_size"], folder / f"{recipe.image_size}-{number}-{slug(objective)}"
+        )
+        shares.append(100 * run / bare)
+    low, high = min(shares), max(shares)
+    print(
+        f"| {name} | {objective} | {statistics.median(shares):.0f} % ({low:.0f} to {high:.0f}) |", flush=True
+    )
+
+
+def bare_and_run(recipe: Recipe, size: int, out: Path) -> tuple[float, float]:
+    """Views a second of bare steps and of a run's steps, taken in turn."""
+    module = JointEmbedding.of(recipe, build(recipe, load_data(recipe)[0]))
+    steps = BareSteps(module, size)
+    with patch(EXTERNAL, lambda group: [steps]):
+        train(recipe, out=out)
+    return steps.rates()
+
+
+def prepared(name: str, objective: str, epochs: int, folder: Path) -> tuple[Recipe, np.ndarray]:
+    """The recipe for a net and an objective, and its images."""
     size = NETS[name]["image_size"]
     # Noise costs the same as pictures and needs no data set.
     images = np.random.default_rng(0).integers(0, 256, (STEPS_AN_EPOCH * BATCH, size, size), dtype=np.uint8)
     np.savez(folder / f"{size}.npz", x_train=images, x_test=images[:500])
     settings = {"data": f"npz:{folder}/{size}.npz", "epochs": epochs, "batch_size": BATCH}
-    settings |= {"objective": f"ntxent:{TEMPERATURE}", "limit": None, "monitor_every": 20} | NETS[name]
-    recipe = Recipe.resolve("fashion-mnist", settings)
+    settings |= {"objective": objective, "limit": None, "monitor_every": 20} | NETS[name]
+    return Recipe.resolve("fashion-mnist", settings), images
+
+
+def compare(name: str, rounds: int, epochs: int, workers: list[int], folder: Path) -> None:
+    """Print a row for one net."""
+    size = NETS[name]["image_size"]
+    recipe, images = prepared(name, f"ntxent:{TEMPERATURE}", epochs, folder)
     rates: dict[str, list[float]] = {"bare": [], "fullrank": [], "lightly": []}
     for number in range(rounds):
         module = JointEmbedding.of(recipe, build(recipe, load_data(recipe)[0]))
-        steps = BareSteps(module, size)
-        with patch(EXTERNAL, lambda group, steps=steps: [steps]):
-            train(recipe, out=folder / f"{size}-{number}")
-        bare, run = steps.rates()
+        bare, run = bare_and_run(recipe, size, folder / f"{size}-{number}")
         rates["bare"].append(bare)
         rates["fullrank"].append(run)
         rates["lightly"].append(max(lightly_rate(module, images, STEPS_AN_EPOCH, count) for count in workers))
@@ -164,8 +201,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="epochs a round, of 20 steps each")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="of lightly's loader")
+    parser.add_argument("--objectives", nargs="+", help="only the share kept, with these objectives")
     arguments = parser.parse_args()
     keep_freed_memory()
+    if arguments.objectives:
+        print("| net | objective | kept |\n|---|---|---|")
+        with tempfile.TemporaryDirectory() as folder:
+            for name, objective in product(NETS, arguments.objectives):
+                kept(name, objective, arguments.rounds, arguments.epochs, Path(folder))
+        return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, batch {BATCH}, views a second\n")
     print("| net | bare step | fullrank | lightly | kept | times lightly | lightly's overhead, times ours |")
     print("|---|---|---|---|---|---|---|")

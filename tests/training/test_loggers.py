@@ -128,6 +128,7 @@ def test_the_final_scores_are_those_of_the_record(plain_run):
     assert scores == {
         "final/chance/loss": entry.chance,
         "final/chance/accuracy": 0.1,
+        "final/alarms": len(entry.findings),
         "final/linear/h": 0.9,
         "final/nearest/h": 0.6,
         "final/linear/head.1": 0.5,

@@ -181,9 +181,13 @@ def test_the_teacher_moves_once_for_each_step_of_the_optimizer_and_not_for_a_ski
     settings = taught | {"epochs": 1}
     run = train("digits", out=tmp_path / "a", **settings)
     assert len(momenta) == run.record.runs[0].steps == 3  # of 5 batches
-    spoilt = iter([1.0, float("nan"), 1.0, 1.0, 1.0])
-    plain = Distilled.forward
-    monkeypatch.setattr(Distilled, "forward", lambda *args, **more: plain(*args, **more) * next(spoilt, 1.0))
+    spoilt, plain = iter([1.0, float("nan"), 1.0, 1.0, 1.0]), Distilled.forward
+
+    def at_times_not_finite(self, z, **more):
+        trial = z.shape[1] < 40  # before the training the loss is tried on a few rows
+        return plain(self, z, **more) * (1.0 if trial else next(spoilt))
+
+    monkeypatch.setattr(Distilled, "forward", at_times_not_finite)
     momenta.clear()
     train("digits", out=tmp_path / "b", skip_nonfinite=1, **settings | {"engine.accumulate": 1})
     assert len(momenta) == 4  # of 5 steps

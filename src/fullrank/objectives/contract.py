@@ -436,7 +436,8 @@ def try_objective(
     """Raise UsageError unless a copy of a loss takes views (V, 2, `width`) to a scalar with a gradient."""
     loss = copy.deepcopy(loss)  # a step may change its state
     z = torch.randn(global_views + local_views, 2, width, requires_grad=True)
-    with explained(f"The objective {name!r} fails on {len(z)} embeddings (2, {width})"):
+    count = "two" if len(z) == 2 else str(len(z))
+    with explained(f"The objective {name!r} fails on {count} embeddings (2, {width})"):
         value = loss_of_views(loss, z, **trial_of(loss, z, torch.zeros(2, dtype=torch.int64), global_views))
     if not isinstance(value, Tensor) or value.shape != () or not value.requires_grad:
         got = f"a {type(value).__name__}"

@@ -135,12 +135,13 @@ def test_a_damaged_step_or_none_at_all_is_refused_by_its_name(runaway, tmp_path)
         replay(folder)
 
 
-@pytest.mark.parametrize(("calls", "skipped"), [((), 0), ((3, 6), 2)])
+@pytest.mark.parametrize(("calls", "skipped"), [((), 0), ((2, 5), 2)])
 def test_the_record_counts_the_steps_that_were_left_out(quick, tmp_path, monkeypatch, calls, skipped):
     plain, count = InfoNCELoss.forward, iter(range(1, 100))
 
     def spoilt(self, z_a, z_b):
-        return plain(self, z_a, z_b) * (torch.nan if next(count) in calls else 1.0)
+        trial = len(z_a) < 40  # before the training the loss is tried on a few rows
+        return plain(self, z_a, z_b) * (torch.nan if not trial and next(count) in calls else 1.0)
 
     monkeypatch.setattr(InfoNCELoss, "forward", spoilt)
     run = train("digits", out=tmp_path / "run", skip_nonfinite=2, **quick | {"epochs": 2})
