@@ -12,7 +12,8 @@ from fullrank import objective
 from fullrank.errors import UsageError
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES, loss_of, needs_of
-from fullrank.objectives.contract import GIVEN, trial_of
+from fullrank.objectives.contract import GIVEN
+from fullrank.objectives.trial import trial_of
 from fullrank.testing import check_objective
 
 WIDTH, CLASSES = 4, 3

@@ -11,9 +11,9 @@ from scipy import stats
 
 from fullrank import SIGRegLoss, VISRegLoss, WeakSIGRegLoss, objective
 from fullrank.errors import UsageError
-from fullrank.objectives import isotropy, loss_of
+from fullrank.objectives import loss_of, visreg
 from fullrank.objectives.contract import loss_of_views, unguarded_of
-from fullrank.objectives.isotropy import distance_to_normal, normal_quantiles
+from fullrank.objectives.visreg import distance_to_normal, normal_quantiles
 
 LOSSES = [SIGRegLoss, WeakSIGRegLoss, VISRegLoss]
 
@@ -78,7 +78,7 @@ def test_visreg_is_the_sum_of_its_weighted_terms():
 
 @pytest.mark.parametrize("tile", [1, 12, 10_000])
 def test_sorted_projections_have_the_gradient_of_finite_differences_at_every_tile(monkeypatch, tile):
-    monkeypatch.setitem(isotropy._TILE, "cpu", tile)
+    monkeypatch.setitem(visreg._TILE, "cpu", tile)
     slices = torch.randn(3, 5, generator=seeded(), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda z: distance_to_normal(z, slices), views(2, 6, 3).requires_grad_())
 

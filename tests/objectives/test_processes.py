@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fullrank import objective
 from fullrank.objectives import OBJECTIVES, loss_of, needs_of, tiles
-from fullrank.objectives.contract import loss_of_views, trial_of
+from fullrank.objectives.contract import loss_of_views
+from fullrank.objectives.trial import trial_of
 
 # Sides of 3 rows: the processes have unlike shares of the tiles.
 IMAGES, WIDTH, CLASSES, SIDE = 8, 6, 3, 3

@@ -27,11 +27,7 @@ if TYPE_CHECKING:
     )
     from fullrank.objectives.contrastive import InfoNCELoss as InfoNCELoss, NTXentLoss as NTXentLoss
     from fullrank.objectives.dino import DINOLoss as DINOLoss
-    from fullrank.objectives.isotropy import (
-        SIGRegLoss as SIGRegLoss,
-        VISRegLoss as VISRegLoss,
-        WeakSIGRegLoss as WeakSIGRegLoss,
-    )
+    from fullrank.objectives.isotropy import SIGRegLoss as SIGRegLoss, WeakSIGRegLoss as WeakSIGRegLoss
     from fullrank.objectives.manifold import MMCRLoss as MMCRLoss
     from fullrank.objectives.nested import NestedLoss as NestedLoss
     from fullrank.objectives.predictors import BYOLLoss as BYOLLoss, SimSiamLoss as SimSiamLoss
@@ -44,6 +40,7 @@ if TYPE_CHECKING:
     from fullrank.objectives.terms.koleo import KoLeoTerm as KoLeoTerm
     from fullrank.objectives.terms.mmd import MMDTerm as MMDTerm
     from fullrank.objectives.terms.sdssl import SDSSLTerm as SDSSLTerm
+    from fullrank.objectives.visreg import VISRegLoss as VISRegLoss
 
 __getattr__, __dir__, __all__ = attach(__name__)
 __all__ += ["AUXILIARIES", "OBJECTIVES", "auxiliary", "needs", "objective"]
@@ -174,7 +171,7 @@ for _entry in [
     ),
     Entry(
         "visreg",
-        "fullrank.objectives.isotropy:VISRegLoss",
+        "fullrank.objectives.visreg:VISRegLoss",
         "views agree, channels have mean 0 and deviation 1, projections are normal; any number of views",
         "Wu, Balestriero, Levine 2026 (2606.02572), Algorithm 1",
         value=Parameter("weight", float, "weight of the distribution, 0 to 1; the views have the rest", 0.9),

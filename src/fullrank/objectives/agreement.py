@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fullrank.door import enter, passports
 from fullrank.errors import UsageError, count_of
 from fullrank.objectives import OBJECTIVES, auxiliary, objective
-from fullrank.objectives.contract import loss_of_views, trial_of
+from fullrank.objectives.contract import loss_of_views
 from fullrank.objectives.terms.contract import cues_of, loss_of_term
 from fullrank.objectives.terms.samples import (
     PLACES,
@@ -25,6 +25,7 @@ from fullrank.objectives.terms.samples import (
     step_of,
     taken,
 )
+from fullrank.objectives.trial import trial_of
 from fullrank.processes import process_count, process_rank
 from fullrank.specs import Spec
 

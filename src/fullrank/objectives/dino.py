@@ -12,6 +12,7 @@ from fullrank.objectives.contract import (
     ViewsLoss,
     check_number,
     check_views,
+    cosine_momentum,
     in_single,
     unit_rows,
 )
@@ -49,15 +50,6 @@ def self_distillation(u: Tensor, directions: Tensor, targets: Tensor, temperatur
             # The sum over the targets of -q log p, since each q sums to 1.
             losses.append(len(others) * scores.logsumexp(1) - (target * scores).sum(1))
     return torch.stack(losses).sum(0).mean() / (len(targets) * (len(u) - 1))
-
-
-def cosine_momentum(start: float, progress: float) -> float:
-    """Half a cosine from `start` to 1 over the training.
-
-    >>> [round(cosine_momentum(0.996, progress), 4) for progress in (0.0, 0.5, 1.0)]
-    [0.996, 0.998, 1.0]
-    """
-    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class Prototypes(nn.Module):

@@ -1,12 +1,17 @@
 """Objectives without negatives that predict the embedding of one view from that of another: SimSiam, BYOL."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import Unguarded, ViewsLoss, check_number, check_views, unit_rows
+from fullrank.objectives.contract import (
+    Unguarded,
+    ViewsLoss,
+    check_number,
+    check_views,
+    cosine_momentum,
+    unit_rows,
+)
 
 
 def mean_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -183,7 +188,7 @@ class BYOLLoss(ViewsLoss):
 
     def momentum_at(self, progress: float) -> float:
         """The share of the teacher that a step keeps, after this share of the training."""
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        return cosine_momentum(self.momentum, progress)
 
     def chance(self, n: int, width: int | None = None, global_views: int = 2, local_views: int = 0) -> float:
         """The loss of embeddings that are all alike, once they are predicted: 0, the lowest there is."""

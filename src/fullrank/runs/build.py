@@ -17,8 +17,8 @@ from fullrank.errors import DataError, FullrankWarning, UsageError, one_line
 from fullrank.heads import Head, head as build_head
 from fullrank.heads.contract import nested_widths
 from fullrank.objectives import Auxiliary, auxiliary, needs, needs_of, objective as build_objective
-from fullrank.objectives.contract import try_objective
 from fullrank.objectives.terms.contract import TrainingLabels, cues_of, try_auxiliary
+from fullrank.objectives.trial import try_objective
 from fullrank.places import HasPlaces, check_place, evaluating, place_dims
 from fullrank.runs.recipe import Recipe, check_logger, check_optimizer
 from fullrank.specs import Spec

@@ -23,8 +23,9 @@ from fullrank.objectives import (
     needs_of,
     objective as build_objective,
 )
-from fullrank.objectives.contract import GIVEN, loss_of_views, trial_of
+from fullrank.objectives.contract import GIVEN, loss_of_views
 from fullrank.objectives.terms.samples import VIEW_DIMS
+from fullrank.objectives.trial import trial_of
 from fullrank.places import head_places, read_head
 from fullrank.testing.contract import ROWS, Contract, Part, check_processes, close, hold
 from fullrank.view_numbers import neutral_numbers

@@ -23,7 +23,8 @@ from fullrank.diagnosis.watch.alerts import (
 from fullrank.diagnosis.watch.history import History, NewestRows
 from fullrank.diagnosis.watch.loss import LOSS, LOSS_MEASURES, LossCurve
 from fullrank.diagnosis.watch.measurements import MEASURES, look_at
-from fullrank.objectives.contract import ignores_lengths, needs_of, unguarded_of
+from fullrank.objectives.contract import needs_of, unguarded_of
+from fullrank.objectives.trial import ignores_lengths
 from fullrank.record import Finding
 from fullrank.training.module import OBJECTIVE, JointEmbedding
 
