@@ -18,9 +18,10 @@ def encode_in_chunks(
     """The features of images (N, C, H, W) from one forward pass for each `size` of them.
 
     Only the features of a chunk are kept. Its activations are computed again when its gradient is, so the
-    backward pass never holds those of two chunks. Value and gradient are bit for bit those of the same chunks
-    without this: draws are repeated, and a module whose buffers change in training, such as a batch norm,
-    sees those of the first pass again and keeps what it had after it.
+    backward pass never holds those of two chunks. The last chunk keeps its own, since the backward pass
+    begins with it. Value and gradient are bit for bit those of the same chunks without this: draws are
+    repeated. A module whose buffers change in training, such as a batch norm, sees those of the first pass
+    again, and keeps what it had after it.
 
     Args:
         encode: Maps images to the features (N, D_p) at each place.
@@ -40,12 +41,14 @@ def encode_in_chunks(
     """
     if len(images) <= size:
         return dict(encode(images))
+    *parts, last = torch.split(images, size)
     features: list[Mapping[str, Tensor]] = []
-    for part in torch.split(images, size):
+    for part in parts:
         of_part: Mapping[str, Tensor] = checkpoint(
             encode, part, use_reentrant=False, context_fn=partial(_first_and_repeated, module)
         )
         features.append(of_part)
+    features.append(encode(last))
     return {place: torch.cat([of_part[place] for of_part in features]) for place in features[0]}
 
 
