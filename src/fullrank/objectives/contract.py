@@ -252,7 +252,7 @@ def loss_of_views(objective: Callable[..., Tensor], z: Tensor, **given: Any) -> 
     """The loss of V views (V, N, K), with exactly those keywords that the objective says it needs.
 
     An objective that takes all views gets them at once. One of two views is averaged over the pairs of views
-    whose first is global (`view_pairs`); the targets of a teacher are then those of the pair.
+    whose first is global (`view_pairs`), and gets the same keywords for each pair.
 
     Args:
         objective: The objective.
@@ -346,6 +346,15 @@ def temperature_of(objective: object) -> float | None:
     """
     temperature = getattr(objective, "temperature", None)
     return float(temperature) if isinstance(temperature, int | float | Tensor) else None
+
+
+def check_share(name: str, value: float) -> float:
+    """`value` if it is from 0 to 1; otherwise UsageError."""
+    if not 0 <= value <= 1:
+        raise UsageError(
+            f"{name} must be a number from 0 to 1, but got {value}; leave it out for the default."
+        )
+    return value
 
 
 class CallableLoss(nn.Module):

@@ -11,6 +11,7 @@ from fullrank.objectives.contract import (
     Unguarded,
     ViewsLoss,
     check_number,
+    check_share,
     check_views,
     cosine_momentum,
     in_single,
@@ -155,14 +156,14 @@ class DINOLoss(ViewsLoss):
         self.temperature = check_number("temperature", temperature, above=0)
         self.teacher_temperature = check_number("teacher_temperature", teacher_temperature, above=0)
         self.warmup_temperature = check_number("warmup_temperature", warmup_temperature, above=0)
-        self.warmup, self.momentum = _share("warmup", warmup), _share("momentum", momentum)
-        self.centre_momentum = _share("centre_momentum", centre_momentum)
+        self.warmup, self.momentum = check_share("warmup", warmup), check_share("momentum", momentum)
+        self.centre_momentum = check_share("centre_momentum", centre_momentum)
         if centre_momentum == 1:
             raise UsageError(
                 f"centre_momentum must be below 1, but got {centre_momentum}, with which the centre never "
                 "moves; write centring=false to train without one."
             )
-        self.centring, self.freeze = centring, _share("freeze", freeze)
+        self.centring, self.freeze = centring, check_share("freeze", freeze)
         self.prototypes = Prototypes(in_dim, prototypes)
         self.register_buffer("centre", torch.zeros(prototypes))
 
@@ -267,10 +268,3 @@ class DINOLoss(ViewsLoss):
                 f"({global_views}, {z.shape[1]}, {count}), but got {tuple(teacher.shape)}; give it the same "
                 "views and a copy of the prototypes."
             )
-
-
-def _share(name: str, value: float) -> float:
-    """`value` if it lies in 0 to 1; otherwise UsageError."""
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} must lie in 0 to 1, but got {value}; leave it out for the default.")
-    return value

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from fullrank.epps_pulley import EppsPulley, random_slices, wave_sums
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import Unguarded, ViewsLoss, check_number, check_views, in_single
+from fullrank.objectives.contract import (
+    Unguarded,
+    ViewsLoss,
+    check_number,
+    check_share,
+    check_views,
+    in_single,
+)
 from fullrank.processes import sum_over_processes
 
 
@@ -48,17 +55,12 @@ class IsotropyLoss(ViewsLoss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"generator", "global_views"})
-    #: The default weight lambda, which errors name.
+    #: The default weight lambda, which a remedy names.
     usual_weight: ClassVar[float]
 
     def __init__(self, weight: float, gather: bool):
         super().__init__(gather)
-        if not 0 <= weight <= 1:
-            raise UsageError(
-                f"weight must be a number from 0 to 1, but got {weight}; leave it out for "
-                f"{self.usual_weight}."
-            )
-        self.weight = weight
+        self.weight = check_share("weight", weight)
 
     def forward(  # type: ignore[override]  # the keywords are those of `needs`
         self, z: Tensor, *, generator: torch.Generator | None = None, global_views: int | None = None

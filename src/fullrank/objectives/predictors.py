@@ -8,6 +8,7 @@ from fullrank.objectives.contract import (
     Unguarded,
     ViewsLoss,
     check_number,
+    check_share,
     check_views,
     cosine_momentum,
     unit_rows,
@@ -170,13 +171,9 @@ class BYOLLoss(ViewsLoss):
         gather: bool = True,
     ):
         super().__init__(gather)
-        if not 0 <= momentum <= 1:
-            raise UsageError(
-                f"momentum must be a number from 0 to 1, but got {momentum}; leave it out for the default."
-            )
         if predictor not in ("mlp", "none"):
             raise UsageError(f"predictor must be mlp or none, but got {predictor!r}; leave it out for mlp.")
-        self.momentum = momentum
+        self.momentum = check_share("momentum", momentum)
         self.predictor = nn.Identity() if predictor == "none" else mlp_predictor(in_dim, hidden)
 
     def forward(self, z: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from fullrank.errors import UsageError
-from fullrank.objectives.contract import ViewsLoss, check_number, check_views, in_single, unit_rows
+from fullrank.objectives.contract import (
+    ViewsLoss,
+    check_number,
+    check_share,
+    check_views,
+    in_single,
+    unit_rows,
+)
 from fullrank.objectives.contrastive import InfoNCELoss
 from fullrank.objectives.tiles import log_sums_between
 
@@ -84,9 +91,8 @@ class QueueInfoNCELoss(ViewsLoss):
                 f"A queue needs z of width 1 or more and 1 row or more, but got in_dim={in_dim} and "
                 f"queue={queue}; 4096 is common for small data, and 65536 for ImageNet."
             )
-        if not 0 <= momentum <= 1:
-            raise UsageError(f"momentum must lie in 0 to 1, but got {momentum}; {_MOMENTUM} is MoCo's.")
-        self.temperature, self.momentum = check_number("temperature", temperature, above=0), momentum
+        self.temperature = check_number("temperature", temperature, above=0)
+        self.momentum = check_share("momentum", momentum)
         # A generator of its own: every process starts with the same rows, and no other draw is changed.
         start = torch.randn(queue, in_dim, generator=torch.Generator().manual_seed(0))
         self.register_buffer("queue", unit_rows(start))

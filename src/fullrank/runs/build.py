@@ -159,8 +159,8 @@ def check_rows(parts: Parts, recipe: Recipe) -> None:
     if (rows := views * recipe.batch_size) < least:
         raise UsageError(
             f"The head {recipe.head} needs {least} rows or more in one call, but batch size "
-            f"{recipe.batch_size} gives {rows}; choose {-(-least // views)} or more, or a smaller group with "
-            "norm=whiten."
+            f"{recipe.batch_size} gives {rows}; choose {-(-least // views)} or more, or a smaller group "
+            "if the head whitens."
         )
 
 
