@@ -8,6 +8,13 @@ from fullrank.record.beside import (
     SideBySide as SideBySide,
     SimilarityMap as SimilarityMap,
 )
+from fullrank.record.choice import (
+    CandidateRow as CandidateRow,
+    ChoiceEntry as ChoiceEntry,
+    LabelsChoice as LabelsChoice,
+    RuleRegret as RuleRegret,
+    Shortlisted as Shortlisted,
+)
 from fullrank.record.map import MapMethod as MapMethod, RowMap as RowMap
 from fullrank.record.probed import Baseline as Baseline, ProbedImages as ProbedImages
 from fullrank.record.schema import (

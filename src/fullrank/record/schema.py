@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from fullrank.errors import DataError
 from fullrank.files import write_whole
 from fullrank.record.beside import LEAST_CHANGE, MeasureChange, PairedScore, SideBySide, SimilarityMap
+from fullrank.record.choice import ChoiceEntry
 from fullrank.record.map import RowMap
 from fullrank.record.old_scores import from_schema_1
 from fullrank.record.probed import Baseline, ProbedImages
@@ -605,7 +606,7 @@ class Record(_Part):
     `predicted` and `simulated` belong to `theory`, which says what they are; None is "no number".
     """
 
-    kind: Literal["run", "study", "diagnosis", "theory"]
+    kind: Literal["run", "study", "diagnosis", "theory", "choice"]
     schema_version: Annotated[int, AfterValidator(_known)] = Field(default=SCHEMA, alias="schema")
     fullrank: str
     created: str
@@ -615,6 +616,7 @@ class Record(_Part):
     comparisons: list[Comparison] = []
     published: Published | None = None
     diagnosis: DiagnosisEntry | None = None
+    choice: ChoiceEntry | None = None
     theory: TheoryEntry | None = None
     table: TableEntry | None = None
     predicted: list[list[float | None]] | None = None
