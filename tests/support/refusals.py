@@ -38,7 +38,7 @@ def assert_names(text: str, *parts: object) -> None:
 def error_line(printed: str) -> str:
     """The error, which is the last line of standard error; before it a command may say what it begins."""
     *announced, error = printed.splitlines()
-    beginnings = ("Training ", "Diagnosing ", "Computing ", "Reading ")
+    beginnings = ("Training ", "Diagnosing ", "Choosing ", "Computing ", "Reading ")
     others = [line for line in announced if not line.startswith(beginnings)]
     assert not others and error.startswith("fullrank: "), printed
     return error

@@ -45,6 +45,7 @@ _TARGETS = (
     "A run's folder, an encoder (any timm model, hf-hub:NAME, module:Name, a Hugging Face folder, a .pt2 or "
     ".onnx program), or embeddings (a file, or a folder of files)."
 )
+_CANDIDATES = "Folders of runs, one or more; or two or more files of embeddings of the same rows."
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=_TARGETS)]
 DataOption = Annotated[
     str | None, typer.Option(metavar="SPEC", help="Images (`fullrank list data`). A run has its own.")
@@ -331,6 +332,53 @@ def diagnose(
 
 @app.command()
 @takes_imports
+@takes_threads
+def choose(
+    begin: Begin,
+    targets: Annotated[list[str], typer.Argument(metavar="TARGETS...", help=_CANDIDATES)],
+    data: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Images for all; default: those of the first run.")
+    ] = None,
+    place: Annotated[
+        Texts, typer.Option("--place", "--places", metavar="PLACE", help="Places to choose from. Repeatable.")
+    ] = None,
+    views: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Views for all; default: a chain of middle strength.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Use at most this many images or rows.")] = 5000,
+    labels: LabelsOption = None,
+    labels_for: Annotated[
+        int | None, typer.Option(metavar="N", help="Also say what N labelled images would choose.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of samples and views.")] = 0,
+    out: OutOption = None,
+) -> None:
+    """Which run and which layer to keep, without labels; three candidates, and how far off they may be."""
+    from fullrank.cli.choosing import plan, print_choice
+
+    print(plan(targets, data, limit), file=sys.stderr)
+    begin()
+    from fullrank.choosing.choose import choose as run_choose
+
+    choice = run_choose(
+        targets,
+        data=data,
+        places=place,
+        views=views,
+        labels=labels,
+        labels_for=labels_for,
+        limit=limit,
+        seed=seed,
+        out=out,
+    )
+    _finish(choice.path, choice.entry, print_choice)
+    if not choice.entry.shortlist:
+        typer.echo("fullrank: every candidate has a veto (exit status 3).", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+@takes_imports
 @takes_model
 @takes_threads
 def embed(
@@ -470,7 +518,8 @@ def report(
 @app.command()
 def table(
     folders: Annotated[
-        list[Path], typer.Argument(help="Finished runs, studies, tables or diagnoses, or folders of them.")
+        list[Path],
+        typer.Argument(help="Finished runs, studies, tables, diagnoses or choices, or folders of them."),
     ],
     format_: Annotated[
         Text, typer.Option("--format", metavar="FORMAT", help="markdown, csv, latex or json.")

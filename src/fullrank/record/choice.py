@@ -14,7 +14,8 @@ class CandidateRow(_Part):
     score, by their names; each is a mean rank among the candidates from 0 (worst) to 1 (best), and `score` is
     their weighted mean. `vetoes` says why a candidate is left out; it then has no parts and no score. `first`
     and `listed` are the shares of bootstrap samples of the images in which it is the first and on the
-    shortlist. `trained_on` names criteria that its own objective trains at this place, which are void there.
+    shortlist. `trained_on` names criteria that its own objective trains at this place, which are void there. `low` to
+    `high` have 95 % of the scores in bootstrap samples; None where none were drawn.
     """
 
     run: str
@@ -24,6 +25,8 @@ class CandidateRow(_Part):
     values: dict[str, float] = {}
     parts: dict[str, float] = {}
     score: float | None = None
+    low: float | None = None
+    high: float | None = None
     first: float | None = None
     listed: float | None = None
     trained_on: list[str] = []
@@ -113,5 +116,14 @@ class ChoiceEntry(_Part):
         if not self.shortlist:
             return "No candidate is left: every one has a veto."
         first, *others = self.shortlist
-        named = "; then ".join(f"{each.place} of {each.run}" for each in others)
-        return f"Keep {first.place} of {first.run}{f'; then {named}' if others else ''}."
+        named = "; then ".join(place_of_run(each.run, each.place) for each in others)
+        return f"Keep {place_of_run(first.run, first.place)}{f'; then {named}' if others else ''}."
+
+
+def place_of_run(run: str, place: str) -> str:
+    """A candidate in a sentence; a file of embeddings has no places.
+
+    >>> place_of_run("digits-mlp", "h"), place_of_run("dino.npy", "embedding")
+    ('h of digits-mlp', 'dino.npy')
+    """
+    return run if place == "embedding" else f"{place} of {run}"

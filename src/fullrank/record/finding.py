@@ -11,7 +11,7 @@ def read_result(folder: str | Path) -> Result:
     """The result in a folder, whatever command left it, without its weights. Torch is not loaded.
 
     Args:
-        folder: The folder of a run, a study, a reproduced table, a diagnosis or a theory run.
+        folder: The folder of a run, a study, a reproduced table, a diagnosis, a choice or a theory run.
 
     Returns:
         Its path and record, with `to_frame()`.

@@ -27,6 +27,8 @@ def _what(record: Record) -> str:
         return f"{record.table.title}, {len(record.table.rows)} rows"
     if record.diagnosis is not None:
         return record.diagnosis.headline
+    if record.choice is not None:
+        return record.choice.headline
     if record.theory is not None:
         return f"{record.theory.theorem}: {record.theory.verdict}"
     if not record.runs:

@@ -20,6 +20,10 @@ own. Accuracies and their differences are points, 0 to 100, at full precision, a
   names of causes. `cut` says whether the diagnosis would cut the model there. Beside another target it also
   has that one's place, `against`, the likeness of both, and `before` of each measure. Of each accuracy it has
   both values on the same rows, `now` and `before`, and their `difference` with its 95 % interval.
+- Choices without labels (`choice_rows`): a row for each candidate, its `run` and `place`. `rank` is its number
+  on the shortlist, and `vetoes` say why it is left out. `score`, with 95 % of bootstrap samples, and the parts,
+  as `part_...`, are 0 to 1; `first` and `listed` are shares of the samples. Criteria have columns of their own.
+  `accuracy_points` is what labels saw, where there were some.
 - Theory runs (`theory_rows`): a row for each `row` and `column` of the theorem, `predicted` and `simulated`.
 """
 
@@ -29,6 +33,7 @@ from typing import TypeAlias
 
 from fullrank.errors import UsageError
 from fullrank.record.beside import SideBySide
+from fullrank.record.choice import ChoiceEntry
 from fullrank.record.combining import combine, is_study
 from fullrank.record.comparisons import by_row, mean_of, paired_difference
 from fullrank.record.schema import Record, Result, RunEntry, TableEntry
@@ -55,6 +60,8 @@ def _rows_of(result: Result) -> list[Row]:
         rows = table_rows(record.table)
     elif record.diagnosis is not None:
         rows = diagnosis_rows(record)
+    elif record.choice is not None:
+        rows = choice_rows(record.choice)
     elif record.theory is not None:
         rows = theory_rows(record)
     else:
@@ -182,6 +189,21 @@ def _beside(beside: SideBySide, place: str) -> Row:
         if measure.place == place:
             row |= {f"{measure.name}_before": measure.before, f"{measure.name}_apart": measure.apart}
     return row
+
+
+def choice_rows(entry: ChoiceEntry) -> list[Row]:
+    """A choice without labels: each candidate with its score, its parts, its criteria and its vetoes."""
+    ranks = {(each.run, each.place): rank for rank, each in enumerate(entry.shortlist, 1)}
+    accuracies = entry.labels.accuracies if entry.labels else [None] * len(entry.candidates)
+    rows = []
+    for each, accuracy in zip(entry.candidates, accuracies, strict=True):
+        row: Row = {"run": each.run, "place": each.place, "dimensions": each.width}
+        row |= {"rank": ranks.get((each.run, each.place)), "score": each.score}
+        row |= {"score_low": each.low, "score_high": each.high, "first": each.first, "listed": each.listed}
+        row |= {f"part_{name}": value for name, value in each.parts.items()} | each.values
+        row |= {"trained_on": ", ".join(each.trained_on) or None, "vetoes": " ".join(each.vetoes) or None}
+        rows.append(row | {"accuracy_points": _points(accuracy)})
+    return with_all_columns(rows)
 
 
 def theory_rows(record: Record) -> list[Row]:

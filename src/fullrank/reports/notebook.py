@@ -34,6 +34,8 @@ def headline(record: Record) -> str:
         return (table_verdict(record.table) or [record.table.title])[0]
     if record.diagnosis is not None:
         return record.diagnosis.headline
+    if record.choice is not None:
+        return record.choice.headline
     if record.theory is not None:
         return record.theory.verdict
     return " ".join(verdict(record)[:2])

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fullrank.errors import DataError, FullDiskError, UsageError, disk_is_full
 from fullrank.files import ARRAYS_FILE, load_arrays, shown_path, write_whole
 from fullrank.record import Record
+from fullrank.reports.choice.page import render_choice
 from fullrank.reports.diagnosis.page import render_diagnosis
 from fullrank.reports.diagnosis.words import is_watched
 from fullrank.reports.drawing import Arrays
@@ -27,7 +28,7 @@ def write_page(folder: str | Path, figures: Sequence[str] = ()) -> Path:
     or damaged.
 
     Args:
-        folder: The folder of a run, a study, a reproduced table, a diagnosis or a theory run.
+        folder: The folder of a run, a study, a reproduced table, a diagnosis, a choice or a theory run.
         figures: Formats in which each figure is also written into `figures/`: svg, pdf, png. They need the
             extra `figures` and a Chrome or Chromium browser.
 
@@ -36,7 +37,7 @@ def write_page(folder: str | Path, figures: Sequence[str] = ()) -> Path:
 
     Raises:
         DataError: There is no readable record.
-        UsageError: The record holds none of a run, a diagnosis and a theory run; an unknown format; no
+        UsageError: The record holds none of a run, a diagnosis, a choice and a theory run; an unknown format; no
             kaleido or no browser.
         FullDiskError: The disk has no room for the page.
     """
@@ -55,6 +56,8 @@ def page_of(folder: Path) -> Page:
         # Only a watched training always has arrays; a diagnosis without them lacks nothing.
         timed = is_watched(record) or (folder / ARRAYS_FILE).exists()
         return render_diagnosis(record, record.diagnosis, *(arrays_of(folder) if timed else ({}, "")))
+    if record.kind == "choice" and record.choice is not None:
+        return render_choice(record, record.choice)
     if record.kind == "theory" and record.theory is not None:
         return render_theory(record, record.theory, *arrays_of(folder))
     if record.kind == "study" and record.table is not None:
@@ -67,7 +70,7 @@ def page_of(folder: Path) -> Page:
         return render(record, arrays, missing, _links(folder, record), recipe)
     raise UsageError(
         f"{folder} holds an empty {record.kind} of {len(record.runs)} runs; a page is made of a "
-        "diagnosis, a theory run, or a run or a study with at least one run."
+        "diagnosis, a choice, a theory run, or a run or a study with at least one run."
     )
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fullrank.errors import UsageError
-from fullrank.record import DiagnosisEntry, Record, Result, TableEntry, TheoryEntry
+from fullrank.record import ChoiceEntry, DiagnosisEntry, Record, Result, TableEntry, TheoryEntry
 from fullrank.record.combining import FROM, combine, is_study
 from fullrank.record.comparisons import grouped
 from fullrank.record.tidy import Row, diagnosis_rows, study_rows, theory_rows
-from fullrank.reports.numbers import in_points, signed
+from fullrank.reports.choice import words as choice_words
+from fullrank.reports.numbers import decimals, in_points, signed
 from fullrank.reports.reproduction import words
 
 REFERENCE = "reference"
@@ -124,6 +125,29 @@ def theory_table(record: Record, theory: TheoryEntry) -> TextTable:
     return TextTable(f"Theorem: {theory.theorem}", titles, cells, caption, tuple(theory.remarks), texts=2)
 
 
+def choice_table(entry: ChoiceEntry) -> TextTable:
+    """A choice without labels: every candidate, the shortlist first, with its score, its parts and its veto."""
+    lines = []
+    for row in choice_words.in_order(entry):
+        line = {"run": row.run, "place": "" if row.place == "embedding" else row.place}
+        line["rank"] = choice_words.status(entry, row)
+        line["width"] = str(row.width)
+        line["score"] = decimals(row.score, 2)
+        line["95 % interval"] = choice_words.interval(row.low, row.high)
+        line["first"], line["listed"] = map(choice_words.per_cent, (row.first, row.listed))
+        line |= {name: decimals(row.parts.get(name), 2) for name in choice_words.part_names(entry)}
+        seen = choice_words.accuracy_of(entry, row.run, row.place)
+        line["accuracy with labels"] = in_points(None if seen is None else 100 * seen)
+        lines.append(line)
+    columns, cells = _filled(lines)
+    labels = entry.labels
+    of_labels = f" Accuracies in points, seen on {_count(labels.labels, 'labelled image')}." if labels else ""
+    caption = f"{choice_words.summary(entry)} {entry.headline}{of_labels}"
+    notes = (*choice_words.score_sentences(entry), *choice_words.regret_sentences(entry))
+    texts = sum(column in ("run", "place", "rank") for column in columns)
+    return TextTable("Choice without labels", columns, cells, caption, notes, texts)
+
+
 def short_data(text: str) -> str:
     """Specs of data without the folders of a path: it is longer than a title and of this machine alone.
 
@@ -141,6 +165,8 @@ def _table_of(result: Result) -> TextTable:
         return theory_table(record, record.theory)
     if record.diagnosis is not None:
         return diagnosis_table(record, record.diagnosis)
+    if record.choice is not None:
+        return choice_table(record.choice)
     raise UsageError(f"{result.path} holds an empty {record.kind}; name a result with numbers.")
 
 
