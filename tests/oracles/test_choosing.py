@@ -1,5 +1,7 @@
 """Choosing without labels against oracles: loops over pairs of rows, permutations and normal integrals."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +73,17 @@ def test_isotropy_of_equal_variances_is_the_share_of_directions(rank):
     turned = np.linalg.qr(random.normal(size=(8, 8)))[0][:rank]
     features = np.concatenate([np.eye(rank), -np.eye(rank)]) @ turned + 3
     assert isotropy(*tensors(features)) == pytest.approx(rank / 8, rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "excess"), [(2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))])
+def test_expected_excess_of_equal_truths_is_that_of_normal_order_statistics(count, excess):
+    largest, owner = oracle.expected_maximum([90.0] * count, [2.0] * count)
+    assert (largest, owner) == pytest.approx((90 + 2 * excess, 90), abs=1e-6)
+
+
+def test_expected_excess_equals_the_mean_of_drawn_maxima():
+    random = np.random.default_rng(0)
+    truth, errors = np.array([90.0, 91.0, 93.0, 92.5]), np.array([1.0, 3.0, 0.5, 2.0])
+    drawn = truth + errors * random.normal(size=(200_000, 4))
+    found = drawn.max(1).mean(), truth[drawn.argmax(1)].mean()
+    assert oracle.expected_maximum(truth, errors) == pytest.approx(found, abs=0.02)

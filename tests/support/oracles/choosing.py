@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 Kernel = Callable[[np.ndarray, np.ndarray], float]
 
@@ -126,11 +127,6 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float:
     return float((a @ b) / math.sqrt((a @ a) * (b @ b)))
 
 
-def normal_cdf(x: np.ndarray) -> np.ndarray:
-    """The distribution function of N(0, 1)."""
-    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
-
-
 def expected_maximum(truth: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
     r"""E max_i a_i, and the expected truth of the i that is the maximum, of independent a_i ~ N(t_i, s_i^2).
 
@@ -138,8 +134,8 @@ def expected_maximum(truth: Sequence[float], errors: Sequence[float]) -> tuple[f
     high. Both are sums over a fine grid of the density of a_i times the chance that all others lie below.
     """
     t, s = np.array(truth, float), np.array(errors, float)
-    grid = np.linspace((t - 9 * s).min(), (t + 9 * s).max(), 20001)
-    below = np.array([normal_cdf((grid - m) / e) for m, e in zip(t, s, strict=True)])
+    grid = np.linspace((t - 9 * s).min(), (t + 9 * s).max(), 4001)
+    below = np.array([ndtr((grid - m) / e) for m, e in zip(t, s, strict=True)])
     step, largest, owner = grid[1] - grid[0], 0.0, 0.0
     for i, (m, e) in enumerate(zip(t, s, strict=True)):
         density = np.exp(-0.5 * ((grid - m) / e) ** 2) / (e * math.sqrt(2 * math.pi))
@@ -147,6 +143,24 @@ def expected_maximum(truth: Sequence[float], errors: Sequence[float]) -> tuple[f
         largest += float((grid * wins).sum() * step)
         owner += float(m * wins.sum() * step)
     return largest, owner
+
+
+def shrunk(accuracies: Sequence[float], errors: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each truth, given noisy numbers and a normal spread of the truths.
+
+    The variance of the truths is that of the numbers (with 1/(m - 1)) less the mean squared error, 0 or more.
+    """
+    a, s = np.array(accuracies, float), np.array(errors, float)
+    middle = a.mean()
+    between = max(0.0, ((a - middle) ** 2).sum() / (len(a) - 1) - (s**2).mean())
+    share = between / (between + s**2)
+    return middle + share * (a - middle), np.sqrt(share) * s
+
+
+def corrected_best(accuracies: Sequence[float], errors: Sequence[float]) -> float:
+    """The expected largest truth, given noisy numbers and a normal spread of the truths."""
+    means, deviations = shrunk(accuracies, errors)
+    return expected_maximum(means, deviations)[0] if deviations.all() else float(means.max())
 
 
 def entropy_of(counts: Sequence[int]) -> float:
