@@ -35,6 +35,8 @@ class AlignmentLoss(PairLoss):
     Equation 1 (W-MSE).
     """
 
+    trains = frozenset({"alignment"})
+
     def __init__(self, gather: bool = True):
         super().__init__(gather)
 

@@ -20,7 +20,12 @@ Parameters = ParamSpec("Parameters")
 
 
 class GatheringLoss(nn.Module, ABC):
-    """A loss that with `gather` sees the rows of all processes."""
+    """A loss that with `gather` sees the rows of all processes.
+
+    `trains` names the criteria of `fullrank choose` that it raises at its own z. They are void there.
+    """
+
+    trains: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, gather: bool):
         super().__init__()
@@ -210,6 +215,15 @@ def needs_of(objective: object) -> frozenset[str]:
     words = getattr(objective, "needs", ())
     said = frozenset([words] if isinstance(words, str) else words)
     return said | {"labels"} if getattr(objective, "needs_labels", False) else said
+
+
+def trained_by(objective: object) -> frozenset[str]:
+    """The criteria of `fullrank choose` that an objective says it trains, in `trains`; none by default.
+
+    >>> trained_by(lambda z_a, z_b: 0)
+    frozenset()
+    """
+    return frozenset(getattr(objective, "trains", ()))
 
 
 def check_needs(objective: object, name: str) -> None:

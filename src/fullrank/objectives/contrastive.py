@@ -71,6 +71,8 @@ class InfoNCELoss(PairLoss):
     leaves out the temperature and the minus sign.
     """
 
+    trains = frozenset({"infonce", "alignment", "uniformity", "view_recall"})
+
     def __init__(
         self,
         temperature: float = 0.1,
@@ -137,6 +139,8 @@ class NTXentLoss(PairLoss):
 
     Source: Chen et al. 2020 (2002.05709), Equation 1 and Algorithm 1.
     """
+
+    trains = frozenset({"infonce", "alignment", "uniformity", "view_recall"})
 
     def __init__(self, temperature: float = 0.5, gather: bool = True):
         super().__init__(gather)

@@ -128,6 +128,8 @@ class DINOLoss(ViewsLoss):
     The lengths of the prototypes are fixed at 1, as `norm_last_layer` does.
     """
 
+    trains = frozenset({"alignment", "cluster_learnability"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "progress", "global_views"})
     averaged: ClassVar[tuple[str, ...]] = ("prototypes",)
     centre: Tensor

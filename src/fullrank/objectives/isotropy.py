@@ -54,6 +54,8 @@ class IsotropyLoss(ViewsLoss):
     Here V is the number of views and G that of the global ones.
     """
 
+    trains = frozenset({"alignment", "effective_rank", "rankme", "participation_ratio", "isotropy", "lidar"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"generator", "global_views"})
     #: The default weight lambda, which a remedy names.
     usual_weight: ClassVar[float]

@@ -63,6 +63,8 @@ class MMCRLoss(ViewsLoss):
     Source: Yerxa et al. 2023 (2303.03307), Equation 7, and authors' code.
     """
 
+    trains = frozenset({"alignment", "rankme", "effective_rank", "lidar"})
+
     def __init__(self, local: float = 0.0, gather: bool = True):
         super().__init__(gather)
         self.local = check_number("local", local, least=0)

@@ -84,6 +84,8 @@ class SimSiamLoss(ViewsLoss):
     Source: Chen and He 2021 (2011.10566), Equations 1 to 4, and authors' code (predictor).
     """
 
+    trains = frozenset({"alignment"})
+
     needs = frozenset({"global_views"})
 
     def __init__(self, in_dim: int, hidden: int = 512, stop_gradient: bool = True, gather: bool = True):
@@ -159,6 +161,8 @@ class BYOLLoss(ViewsLoss):
 
     Source: Grill et al. 2020 (2006.07733), Equation 2, Section 3.1 (loss) and Section 3.2 (momentum).
     """
+
+    trains = frozenset({"alignment"})
 
     needs = frozenset({"teacher"})
 

@@ -72,6 +72,8 @@ class QueueInfoNCELoss(ViewsLoss):
     between devices for the batch norms of the teacher, which is left out.
     """
 
+    trains = frozenset({"infonce", "alignment", "uniformity", "view_recall"})
+
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "global_views"})
     queue: Tensor
     oldest: Tensor

@@ -66,6 +66,8 @@ class VICRegLoss(SummedLoss):
     Source: Bardes, Ponce, LeCun 2022 (2105.04906), Equations 1 to 6, weighted as in the authors' code.
     """
 
+    trains = frozenset({"alignment", "effective_rank", "rankme", "participation_ratio", "isotropy", "lidar"})
+
     def __init__(
         self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, gather: bool = True
     ):
@@ -128,6 +130,8 @@ class BarlowTwinsLoss(SummedLoss):
 
     Source: Zbontar et al. 2021 (2103.03230), Equations 1 and 2, standardised as in the authors' code.
     """
+
+    trains = frozenset({"alignment", "effective_rank", "rankme", "participation_ratio", "isotropy", "lidar"})
 
     def __init__(self, redundancy: float = 0.005, gather: bool = True):
         super().__init__(gather)

@@ -58,6 +58,8 @@ class SpectralContrastiveLoss(SummedLoss):
     Source: HaoChen et al. 2021 (2106.04156); authors' code (mu 1 on CIFAR, 10 on ImageNet).
     """
 
+    trains = frozenset({"infonce", "alignment", "effective_rank", "view_recall"})
+
     def __init__(self, mu: float = 1.0, gather: bool = True, clip: bool = True):
         super().__init__(gather)
         self.mu, self.clip = check_number("mu", mu, above=0), clip

@@ -9,6 +9,11 @@ from fullrank.lazy import attach
 
 if TYPE_CHECKING:
     from fullrank.probes.balanced import balanced_probe as balanced_probe
+    from fullrank.probes.clusters import (
+        cluster_ids as cluster_ids,
+        cluster_predictability as cluster_predictability,
+        predicted_clusters as predicted_clusters,
+    )
     from fullrank.probes.correction_effect import (
         CorrectionEffect as CorrectionEffect,
         correction_effect as correction_effect,

@@ -1,4 +1,4 @@
-"""A choice of run and place without labels: what a record says of the candidates, the shortlist and the rule."""
+"""A choice of run and place without labels: the candidates, the shortlist and the rule, in a record."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -53,8 +53,8 @@ class Shortlisted(_Part):
 class RuleRegret(_Part):
     """What the rule lost on cases that it was not made on, in points of accuracy.
 
-    `first` and `shortlist` are the median regrets of the first candidate and of the best of the shortlist over
-    `cases`, with 95 % intervals. `within` are the shares of cases within half a point of the best.
+    `first` and `shortlist` are the median regrets of the first candidate and of the best of the shortlist
+    over `cases`, with 95 % intervals. `within` are the shares of cases within half a point of the best.
     `source` says which cases.
     """
 

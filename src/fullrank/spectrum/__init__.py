@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fullrank.spectrum.discriminant import (
         group_moments as group_moments,
         lidar as lidar,
+        lidar_influence as lidar_influence,
         lidar_of as lidar_of,
     )
     from fullrank.spectrum.factors import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         alignment as alignment,
         mean_cosine as mean_cosine,
         principal_angles as principal_angles,
+        recalled_views as recalled_views,
         rogue_dimensions as rogue_dimensions,
         uniformity as uniformity,
         unit_rows as unit_rows,
@@ -94,6 +96,11 @@ if TYPE_CHECKING:
         joint_moments as joint_moments,
         linear_cka as linear_cka,
         neighbour_overlap as neighbour_overlap,
+    )
+    from fullrank.spectrum.two_views import (
+        dime as dime,
+        infonce_at_place as infonce_at_place,
+        infonce_by_image as infonce_by_image,
     )
 
 # The papers behind the measures, as keys of the bibliography.

@@ -130,16 +130,60 @@ def view_gap(a: Tensor, b: Tensor, *, sample: int = 2048, seed: int = 0) -> View
     return ViewGap(distance, (u, v))
 
 
+def recalled_views(a: Tensor, b: Tensor) -> Tensor:
+    r"""How often each image is told from the others by its other view, (n,): 0, 0.5 or 1.
+
+    .. math:: \tfrac12 \big[\, u_i \cdot v_i > \max_{j \ne i} u_i \cdot v_j \,\big] +
+              \tfrac12 \big[\, u_i \cdot v_i > \max_{j \ne i} u_j \cdot v_i \,\big]
+
+    The rows are unit rows after the joint mean of both views was subtracted. The mean is the recall at one.
+
+    - It falls with the number of images, so compare equal samples. Ties count as misses.
+    - It cannot see whether what tells images apart is what matters: random features that hardly react to the
+      views recall every image. It ends at 1, so a hard chain of views tells more candidates apart.
+
+    Args:
+        a: Features (n, D) of the first view.
+        b: Features (n, D) of the second view, of the same images in the same order.
+
+    Raises:
+        UsageError: For shapes that differ.
+        DataError: For fewer than 2 rows, or rows that are not finite.
+
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    >>> recalled_views(x, 2 * x).tolist()
+    [1.0, 1.0, 1.0]
+
+    Source: the recall of instance retrieval, as in `view_gap`.
+    """
+    if a.shape != b.shape:
+        raise UsageError(
+            f"Recall needs pairs of rows, but got shapes {tuple(a.shape)} and {tuple(b.shape)}; pass both "
+            "views of the same images in the same order."
+        )
+    _require_rows(len(a), 2, "The recall of views")
+    require_finite(a)
+    require_finite(b)
+    joint = (a.double().mean(0) + b.double().mean(0)) / 2
+    first, second = (unit_rows(side.double() - joint) for side in (a, b))
+    shares: Tensor = (_recalled(first, second).double() + _recalled(second, first).double()) / 2
+    return shares
+
+
 def _recall(a: Tensor, b: Tensor) -> float:
     """The share of unit rows of either side that are nearer to their pair than to all others."""
-    hits = 0
-    for queries, keys in ((a, b), (b, a)):
-        for start in range(0, len(queries), 512):
-            cosines = queries[start : start + 512] @ keys.T
-            own = cosines.diagonal(start).clone()
-            cosines.diagonal(start).fill_(-torch.inf)
-            hits += int((own > cosines.amax(1)).sum())
-    return hits / (2 * len(a))
+    return float((_recalled(a, b).sum() + _recalled(b, a).sum()) / (2 * len(a)))
+
+
+def _recalled(queries: Tensor, keys: Tensor) -> Tensor:
+    """Whether each unit row of `queries` is nearer to its pair in `keys` than to all others, (n,)."""
+    hits = []
+    for start in range(0, len(queries), 512):
+        cosines = queries[start : start + 512] @ keys.T
+        own = cosines.diagonal(start).clone()
+        cosines.diagonal(start).fill_(-torch.inf)
+        hits.append(own > cosines.amax(1))
+    return torch.cat(hits)
 
 
 def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: int = 0) -> float:

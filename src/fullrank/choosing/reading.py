@@ -1,0 +1,305 @@
+"""Read the candidates of a choice: the same images, and views by one shared chain, through every run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from fullrank.batch import as_float
+from fullrank.choosing.candidates import Candidate, Pool
+from fullrank.data import ImageSet
+from fullrank.devices import first_device
+from fullrank.embeddings.files import EmbeddingFile, open_embeddings
+from fullrank.embeddings.kinds import is_embeddings
+from fullrank.encoders.foreign import with_places
+from fullrank.errors import DataError, UsageError, count_of
+from fullrank.heads.contract import views_for
+from fullrank.objectives import objective
+from fullrank.objectives.contract import trained_by
+from fullrank.places import collect_features, evaluating, head_places, layer_of, read_places
+from fullrank.progress import counted
+from fullrank.runs.run import Run
+from fullrank.targets.images import images_of
+from fullrank.targets.opening import Target, target as open_target
+from fullrank.views import step_generator, view_pipeline
+
+# Of middle strength: crops of half the image or more, no flip (a flipped digit is another sign), mild colour.
+CHAIN = "simclr,scale=0.5,flip=0,brightness=0.2,contrast=0.2,saturation=0.2,hue=0.05,grey=0,blur=0"
+EMBEDDING = "embedding"
+# So many images at most have views, and so many views each.
+VIEWED, VIEWS = 1024, 4
+# The probe of the rule learns from a twentieth of the images; fewer than this leave it nothing to learn from.
+LEAST_IMAGES = 64
+# Of the encoder's own places, beside h and those of the head.
+_INNER = 3
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which images, views and places are read.
+
+    Args:
+        data: The spec of a source, or a torch Dataset or a pair of them; None means the runs' own images.
+        places: The places to read; None is `default_places` of each run.
+        views: The spec of the chain of views.
+        limit: At most this many images.
+        viewed: At most this many of them have views.
+        seed: The seed of the sample and of the views.
+    """
+
+    data: Any = None
+    places: Sequence[str] | None = None
+    views: str = CHAIN
+    limit: int = 5000
+    viewed: int = VIEWED
+    seed: int = 0
+
+
+def read_pool(targets: Sequence[Any], reading: Reading, progress: Progress | None = None) -> Pool:
+    """The candidates of some runs or of some files: each has the same images in the same order.
+
+    Test images come first. If they are fewer than the limit, training images are added, because no labels
+    are used. Files are matched by their ids, or else by their order.
+
+    Args:
+        targets: What `fullrank.target` takes, or files of embeddings.
+        reading: Which images, views and places.
+        progress: The progress display.
+
+    Raises:
+        UsageError: Files and models are mixed, the images of runs differ, files have no row in common, or
+            a target is named twice.
+        DataError: There are fewer than `LEAST_IMAGES` images, or something cannot be read.
+    """
+    if not targets:
+        raise UsageError("There is nothing to choose from; name runs, or files of embeddings.")
+    if reading.limit < LEAST_IMAGES:
+        raise UsageError(f"The limit is {reading.limit} images, but {LEAST_IMAGES} or more are needed.")
+    files = [is_embeddings(each) for each in targets]
+    if all(files):
+        return _of_files([Path(each) for each in targets], reading)
+    if any(files):
+        raise UsageError("Runs and files of embeddings cannot be compared; write the runs with embed first.")
+    return _of_models([open_target(each) for each in targets], reading, progress)
+
+
+def default_places(encoder: nn.Module, head: nn.Module | None) -> list[str]:
+    """The encoder's last places, h, the head's inner layers, and z.
+
+    >>> from fullrank import encoder, head
+    >>> default_places(encoder("tiny-resnet", image_size=8, in_chans=1), head("mlp:48", in_dim=96))
+    ['stage3.1', 'stage3.2', 'last-conv-input', 'h', 'head.1', 'z']
+    """
+    inner = list(getattr(encoder, "places", ()))
+    layers = list(dict.fromkeys(map(layer_of, inner)))[-_INNER:]
+    own = [place for place in inner if layer_of(place) in layers]
+    return [*own, "h", *([] if head is None else [*head_places(head)[:-1], "z"])]
+
+
+def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress | None) -> Pool:
+    names = unique_names([each.name for each in targets])
+    candidates: list[Candidate] = []
+    notes: list[str] = []
+    first: ImageSet | None = None
+    for name, target in zip(names, targets, strict=True):
+        images, added = _sample(target, reading)
+        if first is None:
+            first = images
+            notes += added
+        else:
+            images = _in_the_order_of(first, images)
+        if images.ids != first.ids:
+            raise UsageError(
+                f"{names[0]} and {name} have unlike images, {first} and {images}, and cannot be compared; "
+                "give --data, the images for all of them."
+            )
+        candidates += _read(name, target, images, reading, progress)
+        if target.run is not None and str(target.run.recipe.views) == reading.views:
+            notes.append(f"{name} was trained with the very views of this choice, which favours it.")
+    if first is None or len(first) < LEAST_IMAGES:
+        count = 0 if first is None else len(first)
+        raise DataError(f"A choice needs {LEAST_IMAGES} images or more, but got {count}; give more.")
+    labels = first.labels.get("label")
+    known = labels if labels is not None and (labels >= 0).any() else None
+    return Pool(
+        candidates,
+        np.asarray(first.ids),
+        _viewed_rows(len(first), reading),
+        reading.views,
+        known,
+        first.class_names.get("label") or (),
+        notes,
+    )
+
+
+def _in_the_order_of(first: ImageSet, images: ImageSet) -> ImageSet:
+    """The same images in the order of `first`; `images` itself where the two differ in more than order."""
+    if images.ids == first.ids or sorted(images.ids) != sorted(first.ids):
+        return images
+    number = {name: row for row, name in enumerate(images.ids)}
+    return images.subset(np.array([number[name] for name in first.ids]))
+
+
+def _sample(target: Target, reading: Reading) -> tuple[ImageSet, list[str]]:
+    """The images of a choice for one target, and sentences about them. Labels are not looked at."""
+    images = images_of(target, reading.data)
+    whole, notes = images.test, list[str]()
+    if images.train is not None and len(whole) < reading.limit:
+        notes.append(f"There are {count_of(len(whole), 'test image')}, so training images were added.")
+        whole = images.test.joined(images.train)
+    if len(whole) <= reading.limit:
+        return whole, notes
+    order = np.random.default_rng(reading.seed).permutation(len(whole))
+    chosen = order[: reading.limit] if not notes else _test_first(len(images.test), order, reading.limit)
+    return whole.subset(np.sort(chosen)), notes
+
+
+def _test_first(tests: int, order: np.ndarray, limit: int) -> np.ndarray:
+    """The numbers of all test images, which come first, and of training images in random order."""
+    return np.concatenate([order[order < tests], order[order >= tests]])[:limit]
+
+
+def _viewed_rows(count: int, reading: Reading) -> np.ndarray:
+    order = np.random.default_rng([reading.seed, 1]).permutation(count)
+    rows: np.ndarray = np.sort(order[: min(reading.viewed, count)])
+    return rows
+
+
+def _read(
+    name: str, target: Target, images: ImageSet, reading: Reading, progress: Progress | None
+) -> Iterator[Candidate]:
+    """The candidates of one target, from one pass over the images and one over their views."""
+    encoder = with_places(target.opened(images), images.image_size, images.channels)
+    head, last = target.head, target.head or nn.Identity()
+    places = list(reading.places or default_places(encoder, head))
+    if head is None:
+        places = [place for place in places if place != "z" and not place.startswith("head.")]
+    clean = collect_features(
+        encoder, last, counted(images.batches(_BATCH), progress, name, len(images)), places
+    )
+    seen = _read_views(encoder, last, images.subset(_viewed_rows(len(images), reading)), places, reading)
+    run = target.run
+    for depth, place in enumerate(places):
+        trained = places[-1] if head is not None else "h"
+        yield Candidate(
+            name,
+            place,
+            clean[place],
+            seen[place],
+            depth,
+            head=None if run is None else str(run.recipe.head),
+            seed=None if run is None else run.recipe.seed,
+            loss=None if run is None else run.record.runs[0].loss,
+            recipe=name if run is None else run.recipe.model_copy(update={"seed": 0}).model_dump_json(),
+            trained_on=_trained_on(run, clean[place].shape[1]) if run and place == trained else frozenset(),
+        )
+
+
+def _trained_on(run: Run, width: int) -> frozenset[str]:
+    """The criteria that the objective of a run trains at its z."""
+    return trained_by(objective(run.recipe.objective.alone, in_dim=width, num_classes=2))
+
+
+@torch.no_grad()
+def _read_views(
+    encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], reading: Reading
+) -> dict[str, Tensor]:
+    """Place -> features (q, n, D) of the views of `images`, whose parameters depend on the seed alone."""
+    views = view_pipeline(reading.views, image_size=images.image_size, channels=images.channels)
+    parts: dict[str, list[Tensor]] = {place: [] for place in places}
+    with evaluating(encoder, head):
+        for number, start in enumerate(range(0, len(images), _BATCH)):
+            batch = images.batch(np.arange(start, min(start + _BATCH, len(images))))
+            rounds: dict[str, list[Tensor]] = {place: [] for place in places}
+            for pair in range(VIEWS // 2):
+                generator = step_generator(reading.seed, pair, number)
+                size = batch.images.shape[-2:]
+                parameters = views.sample(len(batch.images), generator, (size[0], size[1]), batch.sizes)
+                both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
+                numbers = views_for(head, parameters.numbers(parameters.names))
+                for place, rows in read_places(encoder, head, as_float(both), places, numbers).items():
+                    rounds[place] += rows.float().cpu().chunk(2)
+            for place, sides in rounds.items():
+                parts[place].append(torch.stack(sides))
+    return {place: torch.cat(chunks, dim=1) for place, chunks in parts.items()}
+
+
+def _of_files(paths: Sequence[Path], reading: Reading) -> Pool:
+    if reading.data is not None or reading.places is not None:
+        raise UsageError("Files of embeddings have no images and one place each; leave out data and places.")
+    files = [open_embeddings(path) for path in paths]
+    names = unique_names([str(path) for path in paths])
+    rows, ids, notes = _common_rows(files, names)
+    if len(ids) > reading.limit:
+        chosen = np.sort(np.random.default_rng(reading.seed).permutation(len(ids))[: reading.limit])
+        rows, ids = [each[chosen] for each in rows], ids[chosen]
+    if len(ids) < LEAST_IMAGES:
+        raise DataError(f"A choice needs {LEAST_IMAGES} rows or more, but got {len(ids)}; give more.")
+    candidates = []
+    for name, file, numbers in zip(names, files, rows, strict=True):
+        features = torch.cat(list(file.chunks(_BATCH)))[torch.from_numpy(numbers)].float()
+        candidates.append(Candidate(name, EMBEDDING, features, recipe=name))
+    labelled = next(
+        ((file, own) for file, own in zip(files, rows, strict=True) if file.labels is not None), None
+    )
+    labels = None if labelled is None or labelled[0].labels is None else labelled[0].labels[labelled[1]]
+    classes = () if labelled is None else labelled[0].classes or ()
+    return Pool(candidates, ids, labels=labels, classes=classes, notes=notes)
+
+
+def _common_rows(
+    files: Sequence[EmbeddingFile], names: Sequence[str]
+) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
+    """The numbers of the rows in each file that all files have, their ids, and sentences about that."""
+    if any(file.ids is None for file in files):
+        lengths = {name: file.rows for name, file in zip(names, files, strict=True)}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"{name} has {rows}" for name, rows in lengths.items())
+            raise UsageError(
+                f"Files without ids need equally many rows, but {shown}; give files of the same."
+            )
+        every = np.arange(files[0].rows)
+        note = "Rows were matched by their order, because not every file has ids."
+        return [every for _ in files], every.astype(str), [note] if len(files) > 1 else []
+    ids = [np.asarray(file.ids) for file in files]
+    common = ids[0]
+    for name, other in zip(names[1:], ids[1:], strict=True):
+        common = common[np.isin(common, other)]
+        if not len(common):
+            raise UsageError(f"{names[0]} and {name} have no id in common; give files of the same images.")
+    if len(np.unique(common)) < len(common):
+        raise UsageError(f"{names[0]} has an id twice, so its rows cannot be matched; give each row its own.")
+    rows = []
+    for own in ids:
+        order = np.argsort(own, kind="stable")
+        rows.append(order[np.searchsorted(own, common, sorter=order)])
+    least = min(map(len, ids))
+    most = max(map(len, ids))
+    notes = [] if least == most == len(common) else [f"{count_of(len(common), 'row')} are in all files."]
+    return rows, common, notes
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """The last parts of paths, with as many folders in front as tell them apart.
+
+    >>> unique_names(["runs/a", "runs/b"]), unique_names(["x/run", "y/run"])
+    (['a', 'b'], ['x/run', 'y/run'])
+
+    Raises:
+        UsageError: A path is named twice.
+    """
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UsageError(f"{twice} is named twice; name each candidate once.")
+    parts = [Path(path).parts or (path,) for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
