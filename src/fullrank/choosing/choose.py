@@ -66,6 +66,7 @@ def choose(
     *,
     places: Sequence[str] | None = None,
     views: str | None = None,
+    labels: str | None = None,
     labels_for: int | None = None,
     limit: int = 5000,
     seed: int = 0,
@@ -80,6 +81,7 @@ def choose(
             own images.
         places: The places to compare; None is the last three of each encoder, h, the head's layers and z.
         views: The spec of the views that all candidates see; None is a chain of middle strength.
+        labels: Which labels of the images `labels_for` takes, if there are several kinds.
         labels_for: Also say what so many labelled images would choose.
         limit: At most this many images.
         seed: The seed of samples and views.
@@ -105,7 +107,7 @@ def choose(
     import_modules(imports)
     folder = result_folder(out, "choice")
     given = targets if isinstance(targets, list | tuple) else [targets]
-    reading = Reading(data, places, views or CHAIN, limit, seed=seed)
+    reading = Reading(data, places, views or CHAIN, limit, seed=seed, label=labels or "label")
     with progress_bar() as progress:
         pool = read_pool(given, reading, progress)
     if len(pool.candidates) < 2:
@@ -212,7 +214,7 @@ def _scored(parts: Sequence[Part], ranking: Ranking, chosen: set[int], at: int) 
     """What a row says of the kept candidate number `at`."""
     threshold = -np.sort(-ranking.drawn, axis=1)[:, min(len(chosen), ranking.drawn.shape[1]) - 1]
     return {
-        "values": {part.name: float(part.values[at]) for part in parts},
+        "values": {part.criterion: float(part.values[at]) for part in parts},
         "parts": {name: float(ranks[at]) for name, ranks in ranking.parts.items()},
         "score": float(ranking.scores[at]),
         "first": float((ranking.drawn.argmax(1) == at).mean()),

@@ -21,6 +21,7 @@ class Part:
 
     Attributes:
         name: The name of the part.
+        criterion: The name of the criterion that it is.
         values: The value of each candidate, (C,).
         images: The numbers of the images that it looked at, (m,).
         influence: What each of these images adds, (C, m), with mean 0: in a sample with weights w of the
@@ -28,6 +29,7 @@ class Part:
     """
 
     name: str
+    criterion: str
     values: np.ndarray
     images: np.ndarray
     influence: np.ndarray
@@ -41,7 +43,7 @@ class Part:
     def of(self, kept: Sequence[int]) -> "Part":
         """The part for some of the candidates."""
         rows = list(kept)
-        return Part(self.name, self.values[rows], self.images, self.influence[rows])
+        return Part(self.name, self.criterion, self.values[rows], self.images, self.influence[rows])
 
 
 def structure(pool: Pool, *, clusters: int, few: float, penalty: float, seed: int = 0) -> Part:
@@ -82,7 +84,7 @@ def structure(pool: Pool, *, clusters: int, few: float, penalty: float, seed: in
         hits = predicted_clusters(student.clean, ids, fit, penalty)
         by_image[number] = (weights / room) @ (hits - majority[:, None])
     values = by_image.mean(1)
-    return Part(STRUCTURE, values, rest, by_image - values[:, None])
+    return Part(STRUCTURE, "cluster_predictability", values, rest, by_image - values[:, None])
 
 
 def reliability(candidate: Candidate, clusters: int, seed: int = 0) -> float:
@@ -103,7 +105,7 @@ def invariance(pool: Pool) -> Part:
     """How often each image is told from the others by another view: recall at one, at every candidate."""
     by_image = np.stack([recalled_views(*views_of(each)[:2]).numpy() for each in pool.candidates])
     values = by_image.mean(1)
-    return Part(INVARIANCE, values, pool.viewed, by_image - values[:, None])
+    return Part(INVARIANCE, "view_recall", values, pool.viewed, by_image - values[:, None])
 
 
 def expression(pool: Pool) -> Part:
@@ -114,14 +116,18 @@ def expression(pool: Pool) -> Part:
     if pool.views is None:
         values = [effective_rank(each.clean) for each in pool.candidates]
         influence = [effective_rank_influence(each.clean) for each in pool.candidates]
-        return _of(EXPRESSION, values, influence, np.arange(len(pool.ids)))
+        return _expressed("effective_rank", values, influence, np.arange(len(pool.ids)))
     groups = [views_of(each).transpose(0, 1) for each in pool.candidates]
     values = [lidar(each) for each in groups]
-    return _of(EXPRESSION, values, [lidar_influence(each) for each in groups], pool.viewed)
+    return _expressed("lidar", values, [lidar_influence(each) for each in groups], pool.viewed)
 
 
-def _of(name: str, values: Sequence[float], influence: Sequence[Tensor], images: np.ndarray) -> Part:
-    return Part(name, np.array(values), images, np.stack([each.numpy() for each in influence]))
+def _expressed(
+    criterion: str, values: Sequence[float], influence: Sequence[Tensor], images: np.ndarray
+) -> Part:
+    return Part(
+        EXPRESSION, criterion, np.array(values), images, np.stack([each.numpy() for each in influence])
+    )
 
 
 def views_of(candidate: Candidate) -> Tensor:

@@ -51,6 +51,7 @@ class Reading:
         limit: At most this many images.
         viewed: At most this many of them have views.
         seed: The seed of the sample and of the views.
+        label: Which labels of the images the pool keeps. Nothing here looks at them.
     """
 
     data: Any = None
@@ -59,6 +60,7 @@ class Reading:
     limit: int = 5000
     viewed: int = VIEWED
     seed: int = 0
+    label: str = "label"
 
 
 def read_pool(targets: Sequence[Any], reading: Reading, progress: Progress | None = None) -> Pool:
@@ -125,7 +127,7 @@ def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress |
     if first is None or len(first) < LEAST_IMAGES:
         count = 0 if first is None else len(first)
         raise DataError(f"A choice needs {LEAST_IMAGES} images or more, but got {count}; give more.")
-    labels = first.labels.get("label")
+    labels = first.labels.get(reading.label)
     known = labels if labels is not None and (labels >= 0).any() else None
     return Pool(
         candidates,
@@ -133,7 +135,7 @@ def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress |
         _viewed_rows(len(first), reading),
         reading.views,
         known,
-        first.class_names.get("label") or (),
+        first.class_names.get(reading.label) or (),
         notes,
     )
 

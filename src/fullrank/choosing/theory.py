@@ -1,5 +1,7 @@
 """What the linear theory says of h and z, for each run of a pool."""
 
+import numpy as np
+
 from fullrank.choosing.candidates import Candidate, Pool
 from fullrank.choosing.parts import views_of
 from fullrank.theory.weighting.placement import share_better_before, strengths_before_and_after
@@ -10,7 +12,7 @@ def shares_for_h(pool: Pool) -> dict[str, float]:
 
     A half means that theory has no preference. Runs whose z is h are left out.
     """
-    shares = {}
+    shares: dict[str, float] = {}
     if pool.views is None:
         return shares
     at = {(each.run, each.place): each for each in pool.candidates}
@@ -23,7 +25,7 @@ def shares_for_h(pool: Pool) -> dict[str, float]:
     return shares
 
 
-def _pair(candidate: Candidate):  # type: ignore[no-untyped-def]
+def _pair(candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
     views = views_of(candidate)
     return views[0].numpy(), views[1].numpy()
 

@@ -23,6 +23,7 @@ CRITERIA_TEXTS = {
     "mst_dimension": CriterionText("intrinsic dimension, spanning tree", True),
     "self_cluster": CriterionText("self-cluster", False),
     "infonce": CriterionText("InfoNCE at the place", False),
+    "view_recall": CriterionText("recall of the other view", True),
     "dime": CriterionText("DiME", True),
     "lidar": CriterionText(MEASURES["lidar"].title, True),
     "alignment": CriterionText(MEASURES["alignment"].title, False),

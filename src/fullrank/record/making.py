@@ -13,7 +13,7 @@ from fullrank.version import __version__
 
 
 def new_record(
-    kind: Literal["run", "study", "diagnosis", "theory"],
+    kind: Literal["run", "study", "diagnosis", "theory", "choice"],
     recipe: Mapping[str, Any],
     runs: Sequence[RunEntry],
     machine: Machine | None = None,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         alpha_req_of as alpha_req_of,
         effective_rank as effective_rank,
         effective_rank_of as effective_rank_of,
+        isotropy as isotropy,
         largest_gap as largest_gap,
         largest_gap_of as largest_gap_of,
         live_dimensions as live_dimensions,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         principal_angles as principal_angles,
         recalled_views as recalled_views,
         rogue_dimensions as rogue_dimensions,
+        self_cluster as self_cluster,
         uniformity as uniformity,
         unit_rows as unit_rows,
         view_gap as view_gap,
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
         linear_cka as linear_cka,
         neighbour_overlap as neighbour_overlap,
     )
+    from fullrank.spectrum.spanning_tree import mst_dimension as mst_dimension
     from fullrank.spectrum.two_views import (
         dime as dime,
         infonce_at_place as infonce_at_place,

@@ -231,6 +231,31 @@ def participation_ratio_of(values: Tensor) -> float:
     return float(values.sum().square() / values.square().sum()) if values.any() else 0.0
 
 
+def isotropy(features: Tensor) -> float:
+    r"""The participation ratio over the width, 1/D (one direction) to 1 (all directions alike).
+
+    .. math:: \frac{(\sum_k \lambda_k)^2}{D \sum_k \lambda_k^2}
+
+    The mean over the standard deviation of the :math:`\lambda_k`, as LOES has it, is a monotone of it:
+    :math:`1 / \sqrt{1 / \mathrm{isotropy} - 1}`.
+
+    What it cannot see: whether the directions are useful. It favours narrow places.
+
+    Args:
+        features: Features (N, D).
+
+    Raises:
+        UsageError: As `participation_ratio`.
+        DataError: As `participation_ratio`.
+
+    >>> round(isotropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 6)
+    1.0
+
+    Source: LOES (2605.23033).
+    """
+    return participation_ratio(features) / features.shape[1]
+
+
 def nesum(features: Tensor) -> float:
     r"""NESum: the sum of the covariance's singular values divided by the largest.
 

@@ -223,6 +223,39 @@ def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: in
     return float(torch.stack(parts).logsumexp(0)) - math.log(len(rows) * (len(rows) - 1))
 
 
+def self_cluster(features: Tensor) -> float:
+    r"""Self-cluster: how far unit rows are from spread evenly, 0 (as isotropic noise) to 1 (one direction).
+
+    .. math:: \frac{S - N - N (N - 1) / D}{N^2 - N - N (N - 1) / D}, \qquad S = \sum_{ij} \cos^2(x_i, x_j)
+
+    What it cannot see: whether the clusters are useful. Its authors' successors found it a negative sign of
+    quality for self-supervised nets, and no sign for supervised ones. Nothing is centred.
+
+    Args:
+        features: Features (N, D), D of 2 or more.
+
+    Raises:
+        UsageError: For features that are not a matrix, or one channel.
+        DataError: For fewer than 2 rows, or rows that are not finite.
+
+    >>> round(self_cluster(torch.ones(5, 3)), 6), round(self_cluster(torch.eye(3)), 6)
+    (1.0, -0.5)
+
+    Source: FBDM's metric of that name, as RELATED.md D1 has it.
+    """
+    require_matrix(features)
+    count, width = features.shape
+    _require_rows(count, 2, "Self-cluster")
+    if width < 2:
+        raise UsageError("Self-cluster needs 2 channels or more, but got 1; one channel is one direction.")
+    require_finite(features)
+    rows = unit_rows(features.double())
+    gram = rows.T @ rows if width <= count else rows @ rows.T
+    squares = float(gram.square().sum())
+    even = count * (count - 1) / width
+    return (squares - count - even) / (count**2 - count - even)
+
+
 def mean_cosine(features: Tensor) -> float:
     r"""Mean cosine of all pairs of distinct rows, in O(ND).
 

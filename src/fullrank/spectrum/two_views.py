@@ -11,7 +11,7 @@ TEMPERATURE = 0.2
 # How many rows are compared with all others at once.
 _ROWS = 512
 # DiME decomposes matrices (n, n), so of more rows than this the first ones are taken.
-_MOST = 512
+_MOST = 256
 
 
 def infonce_by_image(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -79,7 +79,7 @@ def dime(a: Tensor, b: Tensor, *, draws: int = 4, seed: int = 0) -> float:
 
     A and B are Gram matrices with the Gaussian kernel :math:`e^{-\|x - y\|^2 / 2}` on unit rows after the
     joint mean was subtracted. The kernel is ours; published values use others, so they do not compare. At
-    most 512 rows are used.
+    most 256 rows are used.
 
     It cannot see more than the kernel: rows that are nearly equal to it, or nearly all apart, give 0.
 

@@ -1,0 +1,374 @@
+"""Judge the rule of `fullrank choose`: its regret beside that of other rules, of baselines and of labels.
+
+    fullrank reproduce questions/choosing-digits questions/choosing questions/objectives --out FOLDER
+    python benchmarks/choosing.py FOLDER/runs --half made     # the runs that the rule was made on
+    python benchmarks/choosing.py FOLDER/runs --half judged   # all others, once; --write keeps its regret
+
+A case is a set of runs that differ in head and seed alone, with one label; or seed 0 of all runs of one data
+set. Its candidates are the runs at each place (`runs`), the places of one run (`places`), or h of all runs
+(`heads`). Accuracies are those of a linear probe, cross-validated over two halves of the images of the
+choice. docs/choosing.md has the results.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from fullrank import load
+from fullrank.choosing.candidates import Candidate, Pool
+from fullrank.choosing.choose import settings
+from fullrank.choosing.criteria import CRITERIA, goodness
+from fullrank.choosing.judging import expected_best, median_interval, rank_correlation
+from fullrank.choosing.labels import cross_validated
+from fullrank.choosing.parts import Part
+from fullrank.choosing.reading import Reading, _sample, read_pool
+from fullrank.choosing.rule import default_order, in_order, rank, ranks_within, relative_ranks, shortlist
+from fullrank.choosing.theory import shares_for_h
+from fullrank.choosing.vetoes import find_vetoes
+from fullrank.probes import LinearProbe
+from fullrank.targets.opening import target
+
+OLD = ("infonce", "spectral", "vicreg", "barlow-twins", "cross-entropy")
+LABELS = (50, 100, 500)
+DRAWS = 3
+WITHIN = 0.5
+EVIDENCE = Path(__file__).parents[1] / "src/fullrank/choosing/evidence.yaml"
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One run, read: its candidates, whether a probe is right on each image by label and place, and more."""
+
+    case: str
+    objective: str
+    pool: Pool
+    labels: dict[str, np.ndarray]
+    hits: dict[tuple[str, str], np.ndarray]
+    values: dict[str, list[float]]
+    vetoes: list[list[str]]
+    theory: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Candidates with one label. `group` names the runs that it shares with other cases."""
+
+    name: str
+    group: str
+    pool: Pool
+    parts: list[Part]
+    hits: np.ndarray
+    labels: np.ndarray
+    values: dict[str, list[float]]
+    theory: dict[str, float]
+
+
+def halves(folder: Path, half: str) -> list[Path]:
+    """The runs of a half: those on digits with the objectives of `OLD`, or all others."""
+    found = []
+    for path in sorted(folder.glob("*/recipe.yaml")):
+        recipe = yaml.safe_load(path.read_text())
+        if not (path.parent / "record.json").is_file() or recipe["held_out"] or recipe["seed"] > 1:
+            continue
+        name = recipe["objective"].partition(":")[0].partition(",")[0]
+        made = recipe["data"] == "digits" and name in OLD
+        if made == (half == "made"):
+            found.append(path.parent)
+    return found
+
+
+def read(path: Path) -> Read:
+    """Read a run once: features, criteria, and what a probe with labels gets right."""
+    begin = time.perf_counter()
+    run = load(path)
+    reading = Reading()
+    pool = read_pool([run], reading)
+    images, _ = _sample(target(run), reading)
+    recipe = run.recipe
+    labels = {
+        name: values
+        for name, values in images.labels.items()
+        if not (np.unique(values) < 0).any() and len(np.unique(values)) > 1
+    }
+    hits = {
+        (name, each.place): crossed(each.clean, values)
+        for name, values in labels.items()
+        for each in pool.candidates
+    }
+    values = {name: each.measure(pool) for name, each in CRITERIA.items() if name != "cluster_predictability"}
+    short = {"composite:digits-on-textures,strength=1": "textures", "composite:two-cues,n=3000": "two cues"}
+    data = short.get(str(recipe.data), str(recipe.data))
+    encoder = "" if str(recipe.encoder) == "tiny-resnet" else f", {recipe.encoder}"
+    views = {"0.1": ", small crops", "1": ", no crops"}.get(_scale(str(recipe.views)), "")
+    views = views if data == "digits" else ""
+    epochs = f", {recipe.epochs} epochs" if recipe.epochs < 4 else ""
+    objective = str(recipe.objective).partition(":")[0].partition(",")[0]
+    case = f"{data}, {objective}{encoder}{views}{epochs}"
+    seconds = time.perf_counter() - begin
+    return Read(case, objective, pool, labels, hits, values, find_vetoes(pool), shares_for_h(pool), seconds)
+
+
+def _scale(views: str) -> str:
+    parts = [each.partition("=")[2] for each in views.split(",") if each.startswith("scale=")]
+    return parts[0] if parts else ""
+
+
+def crossed(features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+    """Whether a linear probe is right on each image, learnt on the other half of the images."""
+    half = np.random.default_rng(0).permutation(len(labels)) % 2
+    right = np.zeros(len(labels), bool)
+    for number in (0, 1):
+        learn = torch.from_numpy(half != number)
+        probe = LinearProbe([1e-5], tol=1e-4).fit(features[learn], labels[half != number])
+        right[half == number] = np.asarray(probe.predict(features[~learn])) == labels[half == number]
+    return right
+
+
+def anywhere(candidate: Candidate) -> bool:
+    """Keeps every place."""
+    return True
+
+
+def at_h(candidate: Candidate) -> bool:
+    """Keeps h."""
+    return candidate.place == "h"
+
+
+def joined(reads: Sequence[Read], keep: Callable[[Candidate], bool]) -> tuple[Pool, list[tuple[Read, int]]]:
+    """The pool of several runs, without vetoed candidates; and the (run, place) rows that are kept."""
+    rows = [
+        (one, number)
+        for one in reads
+        for number, each in enumerate(one.pool.candidates)
+        if not one.vetoes[number] and keep(each)
+    ]
+    pool = replace(reads[0].pool, candidates=[one.pool.candidates[number] for one, number in rows])
+    return pool, rows
+
+
+def cases(reads: Sequence[Read], kind: str) -> Iterator[Case]:
+    """The cases of a kind."""
+    groups: dict[str, list[Read]] = defaultdict(list)
+    for one in reads:
+        groups[one.case].append(one)
+        data = one.case.partition(",")[0]
+        seeded = one.pool.candidates[0].seed == 0
+        if kind != "places" and one.case.count(",") == 1 and seeded:
+            groups[f"{data}, all objectives"].append(one)
+    for name, members in groups.items():
+        sets = [[one] for one in members] if kind == "places" else [members]
+        for some in sets:
+            if kind != "places" and len({each.pool.candidates[0].recipe for each in some}) < 3:
+                continue
+            pool, rows = joined(
+                some, (lambda each: each.place == "h") if kind == "heads" else lambda each: True
+            )
+            if len(rows) < 3:
+                continue
+            for label in some[0].labels:
+                hits = np.stack([one.hits[label, one.pool.candidates[n].place] for one, n in rows])
+                values = {each: [one.values[each][n] for one, n in rows] for each in some[0].values}
+                title = f"{name}, {label}" if label != "label" else name
+                theory = {run: share for one in some for run, share in one.theory.items()}
+                yield Case(title, name, pool, parts, hits, some[0].labels[label], values, theory)
+
+
+def listed(scores: np.ndarray, pool: Pool) -> list[int]:
+    """A shortlist by scores alone."""
+    return shortlist(np.argsort(-scores, kind="stable").tolist(), pool.candidates)
+
+
+def judge(case: Case) -> dict[str, object]:
+    """Regrets, in points, of each way to choose: of its first candidate, and of its best of three."""
+    rule, pool = settings(), case.pool
+    parts = case.parts
+    ranking = rank(parts, rule.weights, pool.candidates, len(pool.ids), samples=rule.samples)
+    defaults = default_order(pool.candidates, rule.heads)
+    best = expected_best(case.hits)
+    accuracies = case.hits.mean(1)
+
+    def lost(numbers: Sequence[int]) -> float:
+        return 100 * (best - expected_best(case.hits[list(numbers)]))
+
+    def of_scores(scores: np.ndarray) -> tuple[float, float, float]:
+        correlation = rank_correlation(scores, accuracies) if np.ptp(scores) > 0 else math.nan
+        return lost([int(scores.argmax())]), lost(listed(scores, pool)), correlation
+
+    ways: dict[str, tuple[float, float | None, float]] = {}
+    order = in_order(ranking, defaults)
+    ways["rule"] = (
+        lost(order[:1].tolist()),
+        lost(shortlist(order.tolist(), pool.candidates)),
+        rank_correlation(ranking.scores, accuracies),
+    )
+    ways["rule, no default"] = of_scores(ranking.scores)
+    by_name = {part.name: part for part in parts}
+    ways["structure alone"] = of_scores(by_name["structure"].values)
+    runs = np.array([each.run for each in pool.candidates])
+    d4 = relative_ranks(by_name["structure"].values) + relative_ranks(
+        goodness("infonce", case.values["infonce"])
+    )
+    ways["D4: S + I + E"] = of_scores(d4 + ranks_within(goodness("gride", case.values["gride"]), runs))
+    for name, values in case.values.items():
+        ways[name] = of_scores(goodness(name, values))
+    means = accuracies
+    candidates = pool.candidates
+
+    def mean_of(chosen: list[int]) -> tuple[float, None, float] | None:
+        return (100 * (best - float(means[chosen].mean())), None, math.nan) if chosen else None
+
+    def of_h(test: Callable[[Candidate], bool]) -> list[int]:
+        return [n for n, each in enumerate(candidates) if each.place == "h" and test(each)]
+
+    middle = {
+        run: sorted(n for n, each in enumerate(candidates) if each.run == run) for run in set(runs.tolist())
+    }
+    least = min((each.loss for each in candidates if each.loss is not None), default=math.nan)
+    baselines = {
+        "h of the MLP head": of_h(lambda each: (each.head or "").startswith("mlp")),
+        "h of the sub-vector": of_h(lambda each: (each.head or "").startswith("subvector")),
+        "h of a random run": of_h(lambda each: True),
+        "z of a random run": [n for n, each in enumerate(candidates) if each.place == "z"],
+        "middle place": [rows[len(rows) // 2] for rows in middle.values()],
+        "h at the lowest loss": of_h(lambda each: each.loss == least),
+        "random": list(range(len(candidates))),
+    }
+    for name, chosen in baselines.items():
+        if (found := mean_of(chosen)) is not None:
+            ways[name] = found
+    theory = [n for n, each in enumerate(candidates) if each.place == _theory_place(case, each.run)]
+    if (found := mean_of(theory)) is not None:
+        ways["theory: h or z"] = found
+    for count in LABELS:
+        if count < len(case.labels):
+            picks = [with_labels(case, count, seed) for seed in range(DRAWS)]
+            ways[f"{count} labels"] = (float(np.mean([lost([each]) for each in picks])), None, math.nan)
+    return {
+        "case": case.name,
+        "group": case.group,
+        "candidates": len(candidates),
+        "best": 100 * best,
+        "spread": 100 * float(means.max() - means.min()),
+        "ways": ways,
+    }
+
+
+def _theory_place(case: Case, run: str) -> str:
+    return "h" if case.theory.get(run, 1.0) >= 0.5 else "z"
+
+
+def with_labels(case: Case, count: int, seed: int) -> int:
+    """The candidate that so many labels choose."""
+    rows = np.random.default_rng([seed, count]).permutation(len(case.labels))[:count]
+    found = [
+        cross_validated(each.clean[torch.from_numpy(rows)], case.labels[rows])
+        for each in case.pool.candidates
+    ]
+    return int(np.argmax(found))
+
+
+def summary(judged: Sequence[dict], kind: str) -> dict[str, dict[str, float]]:
+    """Medians of the regrets with intervals over groups, shares within half a point, mean correlation."""
+    table = {}
+    for name in dict.fromkeys(name for each in judged for name in each["ways"]):
+        rows = [each for each in judged if name in each["ways"]]
+        groups = [each["group"] for each in rows]
+        first = [each["ways"][name][0] for each in rows]
+        median, low, high = median_interval(first, groups)
+        correlations = [each["ways"][name][2] for each in rows]
+        correlation = float(np.nanmean(correlations)) if np.isfinite(correlations).any() else math.nan
+        entry = {"cases": len(rows), "first": median, "first_low": low, "first_high": high}
+        entry |= {"mean": float(np.mean(first)), "correlation": correlation}
+        entry |= {"within_first": float(np.mean(np.array(first) <= WITHIN))}
+        if all(each["ways"][name][1] is not None for each in rows):
+            three = [each["ways"][name][1] for each in rows]
+            median, low, high = median_interval(three, groups)
+            entry |= {"shortlist": median, "shortlist_low": low, "shortlist_high": high}
+            entry |= {"within_shortlist": float(np.mean(np.array(three) <= WITHIN))}
+            entry |= {"mean_shortlist": float(np.mean(three))}
+        table[name] = entry
+    print(f"\n{kind}: {len(judged)} cases")
+    print(
+        f"{'way to choose':26s} cases  first [95 %]          in half  best of 3 [95 %]      in half  Spearman"
+    )
+    for name, each in sorted(table.items(), key=lambda item: item[1]["first"]):
+        three = ""
+        if "shortlist" in each:
+            span = f"[{each['shortlist_low']:.1f}, {each['shortlist_high']:.1f}]"
+            three = f"{each['shortlist']:6.2f} {span:14s} {100 * each['within_shortlist']:5.0f} %"
+        span = f"[{each['first_low']:.1f}, {each['first_high']:.1f}]"
+        print(
+            f"{name:26s} {each['cases']:4d} {each['first']:6.2f} {span:14s} {100 * each['within_first']:5.0f} %"
+            f"   {three:32s} {each['correlation']:6.2f}"
+        )
+    return table
+
+
+def _read_kept(job: tuple[Path, Path]) -> Path:
+    path, kept = job
+    torch.set_num_threads(1)
+    out = kept / f"{path.name}.pt"
+    if not out.is_file():
+        torch.save(read(path), out)
+        print(f"read {path.name}", flush=True)
+    return out
+
+
+def main() -> None:
+    """Read the runs of a half, judge all cases, print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--half", choices=("made", "judged"), default="made")
+    parser.add_argument("--out", type=Path, default=Path("runs/choosing"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--most", type=int, help="at most this many runs, for a quick try")
+    parser.add_argument("--write", action="store_true", help=f"keep the regret in {EVIDENCE.name}")
+    given = parser.parse_args()
+    kept = given.out / given.half
+    kept.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+    jobs = [(path, kept) for path in halves(given.runs, given.half)[: given.most]]
+    with get_context("spawn").Pool(given.workers) as workers:
+        files = workers.map(_read_kept, jobs, chunksize=1)
+    # Written by this script a moment ago.
+    reads = [torch.load(file, weights_only=False) for file in files]
+    tables, every = {}, {}
+    for kind in ("runs", "heads", "places"):
+        judged = []
+        for case in cases(reads, kind):
+            judged.append(judge(case))
+            if kind != "places":
+                first, three, _ = judged[-1]["ways"]["rule"]
+                about = f"{case.name}: {judged[-1]['candidates']} candidates"
+                print(f"{about}, best {judged[-1]['best']:.1f}: {first:.2f}, {three:.2f}", flush=True)
+        tables[kind], every[kind] = summary(judged, kind), judged
+    (given.out / f"{given.half}.json").write_text(json.dumps({"summary": tables, "cases": every}, indent=1))
+    print(f"{len(reads)} runs, {(time.perf_counter() - begin) / 60:.1f} minutes")
+    if given.write:
+        names = ("cases", "first", "first_low", "first_high", "shortlist", "shortlist_low", "shortlist_high")
+        names += ("within_first", "within_shortlist")
+        source = "Fashion-MNIST, composites and digits with newer objectives, short runs (docs/choosing.md)"
+        kept_regret = {
+            kind: {name: round(tables[kind]["rule"][name], 3) for name in names} | {"source": source}
+            for kind in ("runs", "places")
+        }
+        EVIDENCE.write_text(
+            f"# Written by benchmarks/choosing.py --half judged --write.\n{yaml.safe_dump(kept_regret)}"
+        )
+
+
+if __name__ == "__main__":
+    main()
