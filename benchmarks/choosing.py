@@ -26,7 +26,7 @@ import yaml
 
 from fullrank import load
 from fullrank.choosing.candidates import Candidate, Pool
-from fullrank.choosing.choose import settings
+from fullrank.choosing.choose import measured_parts, settings
 from fullrank.choosing.criteria import CRITERIA, goodness
 from fullrank.choosing.judging import expected_best, median_interval, rank_correlation
 from fullrank.choosing.labels import cross_validated
@@ -171,11 +171,10 @@ def cases(reads: Sequence[Read], kind: str) -> Iterator[Case]:
         for some in sets:
             if kind != "places" and len({each.pool.candidates[0].recipe for each in some}) < 3:
                 continue
-            pool, rows = joined(
-                some, (lambda each: each.place == "h") if kind == "heads" else lambda each: True
-            )
+            pool, rows = joined(some, at_h if kind == "heads" else anywhere)
             if len(rows) < 3:
                 continue
+            parts = measured_parts(pool, settings())
             for label in some[0].labels:
                 hits = np.stack([one.hits[label, one.pool.candidates[n].place] for one, n in rows])
                 values = {each: [one.values[each][n] for one, n in rows] for each in some[0].values}
@@ -299,9 +298,8 @@ def summary(judged: Sequence[dict], kind: str) -> dict[str, dict[str, float]]:
             entry |= {"mean_shortlist": float(np.mean(three))}
         table[name] = entry
     print(f"\n{kind}: {len(judged)} cases")
-    print(
-        f"{'way to choose':26s} cases  first [95 %]          in half  best of 3 [95 %]      in half  Spearman"
-    )
+    title = "cases  first [95 %]        in half   best of 3 [95 %]      in half   Spearman"
+    print(f"{'way to choose':26s} {title}")
     for name, each in sorted(table.items(), key=lambda item: item[1]["first"]):
         three = ""
         if "shortlist" in each:
