@@ -9,6 +9,8 @@ from fullrank.choosing.candidates import Candidate
 from fullrank.choosing.parts import EXPRESSION, Part
 from fullrank.statistics import mean_ranks
 
+# A normal variable is above its mean by one standard deviation or more in this share of draws.
+_ONE_ERROR = 0.16
 # How many candidates are on the shortlist.
 SHORTLIST = 3
 
@@ -91,8 +93,8 @@ def rank(
     .. math:: \mathrm{score}_c = \frac{\sum_p w_p\, \mathrm{rank}_p(c)}{\sum_p w_p}
 
     The rank of `expression` is among the places of the same run, that of every other part among all
-    candidates. A candidate is tied with the best one if its score is lower by less than the standard error of
-    the difference.
+    candidates. A candidate is tied with the best one if it does as well or better in 16 % of the samples or
+    more: one standard error of a normal difference.
 
     Args:
         parts: The parts of the score.
@@ -113,7 +115,7 @@ def rank(
     resampled = {part.name: ranks_of(part.name, part.resampled(drawn_weights)) for part in parts}
     drawn = weighted_scores(resampled, weights)
     best = int(scores.argmax())
-    tied = scores[best] - scores <= (drawn[:, [best]] - drawn).std(0)
+    tied = (drawn >= drawn[:, [best]]).mean(0) >= _ONE_ERROR
     return Ranking(ranks, scores, drawn, tied)
 
 
