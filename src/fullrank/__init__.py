@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fullrank.lazy import attach
 
 if TYPE_CHECKING:
+    from fullrank.choosing.choose import Choice as Choice, choose as choose
     from fullrank.data import register_source as register_source, source as source
     from fullrank.diagnosis.causes import register_cause as register_cause
     from fullrank.diagnosis.diagnose import Diagnosis as Diagnosis, diagnose as diagnose

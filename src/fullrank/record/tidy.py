@@ -20,10 +20,10 @@ own. Accuracies and their differences are points, 0 to 100, at full precision, a
   names of causes. `cut` says whether the diagnosis would cut the model there. Beside another target it also
   has that one's place, `against`, the likeness of both, and `before` of each measure. Of each accuracy it has
   both values on the same rows, `now` and `before`, and their `difference` with its 95 % interval.
-- Choices without labels (`choice_rows`): a row for each candidate, its `run` and `place`. `rank` is its number
-  on the shortlist, and `vetoes` say why it is left out. `score`, with 95 % of bootstrap samples, and the parts,
-  as `part_...`, are 0 to 1; `first` and `listed` are shares of the samples. Criteria have columns of their own.
-  `accuracy_points` is what labels saw, where there were some.
+- Choices without labels (`choice_rows`): a row for each candidate, a `run` and `place`. `rank` is its number
+  on the shortlist, and `vetoes` say why it is left out. `score`, with 95 % of bootstrap samples, and the
+  parts, as `part_...`, are 0 to 1. `first` and `listed` are shares of the samples. Criteria have columns of
+  their own. `accuracy_points` is what labels saw, where there were some.
 - Theory runs (`theory_rows`): a row for each `row` and `column` of the theorem, `predicted` and `simulated`.
 """
 

@@ -37,8 +37,8 @@ def write_page(folder: str | Path, figures: Sequence[str] = ()) -> Path:
 
     Raises:
         DataError: There is no readable record.
-        UsageError: The record holds none of a run, a diagnosis, a choice and a theory run; an unknown format; no
-            kaleido or no browser.
+        UsageError: The record holds none of a run, a diagnosis, a choice and a theory run; an unknown
+            format; no kaleido or no browser.
         FullDiskError: The disk has no room for the page.
     """
     folder = Path(folder)

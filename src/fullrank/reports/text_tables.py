@@ -126,7 +126,7 @@ def theory_table(record: Record, theory: TheoryEntry) -> TextTable:
 
 
 def choice_table(entry: ChoiceEntry) -> TextTable:
-    """A choice without labels: every candidate, the shortlist first, with its score, its parts and its veto."""
+    """A choice without labels: every candidate, the shortlist first, with its score and its parts."""
     lines = []
     for row in choice_words.in_order(entry):
         line = {"run": row.run, "place": "" if row.place == "embedding" else row.place}

@@ -1,4 +1,4 @@
-"""A choice without labels -> plotly figures; pure functions, nothing is read and nothing is drawn. Torch-free."""
+"""A choice without labels -> plotly figures; pure functions, nothing is read or drawn. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -125,7 +125,7 @@ def parts_figure(entry: ChoiceEntry, styles: Mapping[str, Style]) -> go.Figure |
 
 
 def map_figure(entry: ChoiceEntry) -> go.Figure | None:
-    """The score at each place of each run as a heat map, white 0 and dark 1; None for one run or one place."""
+    """The score of each run and place as a heat map, white 0 and dark 1; None for one run or one place."""
     runs = list(dict.fromkeys(each.run for each in entry.candidates))
     places = merged_places([[row.place for row in entry.candidates if row.run == run] for run in runs])
     if min(len(runs), len(places)) < 2:

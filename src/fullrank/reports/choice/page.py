@@ -1,4 +1,4 @@
-"""The page of a choice without labels: what to keep, how sure that is, figures, every candidate. Torch-free."""
+"""The page of a choice without labels: what to keep, how sure that is, every candidate. Torch-free."""
 
 from collections.abc import Mapping
 

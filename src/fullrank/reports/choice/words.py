@@ -1,6 +1,5 @@
 """A choice without labels in sentences, the same on a terminal and on the page. Torch-free."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -108,17 +107,16 @@ def per_cent(share: float | None) -> str:
 
 
 def tie_sentence(entry: ChoiceEntry) -> str:
-    """Which of the shortlist cannot be told from the first one, and what orders them then; "" for one alone."""
+    """Which of the shortlist cannot be told from the first one, and what orders them; "" for one alone."""
     if len(entry.shortlist) < 2 or not entry.samples:
         return ""
-    first, *others = entry.shortlist
-    ranks = [1, *(rank for rank, each in enumerate(others, 2) if each.tied)]
+    ranks = [1, *(rank for rank, each in enumerate(entry.shortlist[1:], 2) if each.tied)]
     error = "the standard error over samples of the images"
     if len(ranks) == 1:
         return f"The score of the first is higher than those of the others by more than {error}."
     tied = [entry.shortlist[rank - 1] for rank in ranks]
     reasons = dict.fromkeys(each.reason.strip().rstrip(".") for each in tied if each.reason.strip())
-    order = f" Their order is the default: {'; '.join(reasons)}." if reasons else ""
+    order = f" Why this order: {' '.join(f'{reason}.' for reason in reasons)}" if reasons else ""
     numbers = _all_of([str(rank) for rank in ranks])
     return f"Ranks {numbers} of the shortlist are tied: their scores differ by less than {error}.{order}"
 
@@ -129,18 +127,17 @@ def score_sentences(entry: ChoiceEntry) -> list[str]:
     if not kept:
         return []
     of = f"the {len(kept)} candidates that are kept" if len(kept) > 1 else "the one candidate that is kept"
-    made = (
-        f"The score (rule {entry.rule}) is a weighted mean of ranks among {of}, 0 the worst and 1 the best."
-    )
+    mean = "a weighted mean of ranks" if len(names) > 1 else "a rank"
+    made = f"The score (rule {entry.rule}) is {mean} among {of}: 0 is the worst, 1 the best."
     parts = [f"{name.capitalize()}: {PARTS[name]}." for name in names if name in PARTS]
     sentences = [made, *parts]
     if "invariance" not in names:
         sentences.append("Without views, invariance is not part of the score.")
     if entry.samples:
         sentences.append(
-            f"Intervals (95 %) and shares come from {entry.samples:,} bootstrap samples of the images: in so many "
-            "of them a candidate is first, or on the shortlist. They leave out what another seed of the training "
-            "would change."
+            f"Intervals (95 %) and shares come from {entry.samples:,} bootstrap samples of the images: in so "
+            "many of them a candidate is first, or on the shortlist. They leave out what another seed of the "
+            "training would change."
         )
     return sentences
 
@@ -188,10 +185,10 @@ def regret_sentences(entry: ChoiceEntry) -> list[str]:
     first = _with_ends(regret.first, regret.first_low, regret.first_high)
     best = _with_ends(regret.shortlist, regret.shortlist_low, regret.shortlist_high)
     return [
-        f"On {count_of(regret.cases, 'case')} that the rule was not made on, the first choice lost a median of "
-        f"{first} points of accuracy, and the best of the shortlist {best}.",
-        f"The first choice was within half a point of the best in {per_cent(regret.within_first)} of the cases, "
-        f"the best of the shortlist in {per_cent(regret.within_shortlist)}.",
+        f"On {count_of(regret.cases, 'case')} that the rule was not made on, the first choice lost a median "
+        f"of {first} points of accuracy, and the best of the shortlist {best}.",
+        f"The first choice was within half a point of the best in {per_cent(regret.within_first)} of the "
+        f"cases, the best of the shortlist in {per_cent(regret.within_shortlist)}.",
         f"These cases: {regret.source.rstrip('.')}.",
     ]
 
@@ -250,8 +247,8 @@ def theory_sentences(entry: ChoiceEntry) -> list[str]:
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         above = sum(share > 0.5 for share in shares.values())
         what = (
-            f"for {per_cent(shares[least])} ({least}) to {per_cent(shares[most])} ({most}) of the variance, and "
-            f"for more than half of it in {above} of {len(shares)} runs"
+            f"for {per_cent(shares[least])} ({least}) to {per_cent(shares[most])} ({most}) of the variance, "
+            f"and for more than half of it in {above} of {len(shares)} runs"
         )
     return [
         f"The theory of reweighted features predicts h to be better than z {what}.",
@@ -290,7 +287,9 @@ def short_names(names: Sequence[str], longest: int) -> dict[str, str]:
 
 def _shared_start(names: Sequence[str]) -> int:
     """How many characters all names begin with, up to and with the last separator among them."""
-    shared = os.path.commonprefix(list(names))
+    first, last = min(names), max(names)  # in alphabetical order: all others begin with what these share
+    unlike = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    shared = first[: next(unlike, min(len(first), len(last)))]
     ends = [place + 1 for place, sign in enumerate(shared) if sign in _SEPARATORS]
     return ends[-1] if ends and ends[-1] > 1 else 0
 
