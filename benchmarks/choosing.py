@@ -41,6 +41,7 @@ from fullrank.targets.opening import target
 OLD = ("infonce", "spectral", "vicreg", "barlow-twins", "cross-entropy")
 LABELS = (50, 100, 500)
 DRAWS = 3
+LIMIT = 3000
 WITHIN = 0.5
 EVIDENCE = Path(__file__).parents[1] / "src/fullrank/choosing/evidence.yaml"
 
@@ -92,7 +93,7 @@ def read(path: Path) -> Read:
     """Read a run once: features, criteria, and what a probe with labels gets right."""
     begin = time.perf_counter()
     run = load(path)
-    reading = Reading()
+    reading = Reading(limit=LIMIT)
     pool = read_pool([run], reading)
     images, _ = _sample(target(run), reading)
     recipe = run.recipe
@@ -215,10 +216,13 @@ def judge(case: Case) -> dict[str, object]:
     by_name = {part.name: part for part in parts}
     ways["structure alone"] = of_scores(by_name["structure"].values)
     runs = np.array([each.run for each in pool.candidates])
-    d4 = relative_ranks(by_name["structure"].values) + relative_ranks(
-        goodness("infonce", case.values["infonce"])
-    )
+    told = relative_ranks(goodness("infonce", case.values["infonce"]))
+    d4 = relative_ranks(by_name["structure"].values) + told
     ways["D4: S + I + E"] = of_scores(d4 + ranks_within(goodness("gride", case.values["gride"]), runs))
+    recalled = relative_ranks(goodness("view_recall", case.values["view_recall"]))
+    lidars = ranks_within(goodness("lidar", case.values["lidar"]), runs)
+    first_try = relative_ranks(by_name["structure"].values) + recalled + lidars
+    ways["structure, recall, LiDAR"] = of_scores(first_try)
     for name, values in case.values.items():
         ways[name] = of_scores(goodness(name, values))
     means = accuracies
@@ -307,8 +311,8 @@ def summary(judged: Sequence[dict], kind: str) -> dict[str, dict[str, float]]:
             three = f"{each['shortlist']:6.2f} {span:14s} {100 * each['within_shortlist']:5.0f} %"
         span = f"[{each['first_low']:.1f}, {each['first_high']:.1f}]"
         print(
-            f"{name:26s} {each['cases']:4d} {each['first']:6.2f} {span:14s} {100 * each['within_first']:5.0f} %"
-            f"   {three:32s} {each['correlation']:6.2f}"
+            f"{name:26s} {each['cases']:4d} {each['first']:6.2f} {span:14s}"
+            f" {100 * each['within_first']:5.0f} %   {three:32s} {each['correlation']:6.2f}"
         )
     return table
 

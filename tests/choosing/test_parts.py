@@ -7,18 +7,16 @@ import pytest
 import torch
 from choice_pools import candidate, mixture, pool_of, three_runs
 
-from fullrank.choosing.candidates import Pool
-from fullrank.choosing.parts import expression, invariance, structure
+from fullrank.choosing.parts import dimension, reliability, structure, views_of
 from fullrank.probes import cluster_ids, predicted_clusters
-from fullrank.spectrum import effective_rank, lidar, lidar_influence, recalled_views
-from fullrank.spectrum.sampling import effective_rank_influence
+from fullrank.spectrum import recalled_views, two_nn_influence
 
 SETTINGS = {"clusters": 10, "few": 0.2, "penalty": 0.1}
 
 
 def test_structure_prefers_what_others_share():
     values = structure(three_runs(), **SETTINGS).values
-    assert values[2] < 0.2 < 0.5 < min(values[:2])
+    assert values[2] < 0.1 < 0.4 < min(values[:2])
 
 
 def test_a_candidate_gains_nothing_from_copies_of_itself_in_its_own_run():
@@ -53,14 +51,6 @@ def test_predicted_clusters_equal_scikit_learns_ridge():
     assert (predicted_clusters(x, [ids], fit, 0.1)[0] == expected).all()
 
 
-def test_invariance_alone_is_won_by_what_the_views_do_not_move():
-    still = candidate("still", torch.randn(300, 8), jitter=0.001)
-    moved = candidate("moved", torch.randn(300, 8), jitter=2.0)
-    values = invariance(pool_of(still, moved)).values
-    assert values[0] == 1
-    assert values[1] < 0.5
-
-
 def test_recall_equals_the_loop_over_images():
     a, b = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0)).double()
     joint = torch.cat([a, b]).mean(0)
@@ -73,40 +63,43 @@ def test_recall_equals_the_loop_over_images():
     assert recalled_views(a, b).tolist() == expected
 
 
-@pytest.mark.parametrize("width", [5, 60])
-def test_the_influence_on_the_effective_rank_is_its_slope(width):
-    x = torch.randn(40, width, generator=torch.Generator().manual_seed(1)).double() * torch.rand(width) * 3
-    slope = effective_rank_influence(x)
-    step = 40
-    for row in (0, 17):
-        more = torch.cat([x.repeat(step, 1), x[row : row + 1]])
-        moved = (effective_rank(more) - effective_rank(x)) * (40 * step + 1)
-        assert float(slope[row]) == pytest.approx(moved, rel=0.02, abs=0.02)
+def test_recall_alone_is_won_by_what_the_views_do_not_move():
+    still = candidate("still", torch.randn(300, 8), jitter=0.001)
+    moved = candidate("moved", torch.randn(300, 8), jitter=2.0)
+    found = [float(recalled_views(*views_of(each)[:2]).mean()) for each in (still, moved)]
+    assert found[0] == 1
+    assert found[1] < 0.5
 
 
-def test_the_influence_on_lidar_is_its_slope():
-    groups = torch.randn(60, 1, 5, generator=torch.Generator().manual_seed(1)).double()
-    groups = groups * torch.tensor([3.0, 2.0, 1.0, 1.0, 0.5]) + 0.5 * torch.randn(60, 3, 5).double()
-    slope = lidar_influence(groups)
-    step = 200
-    base = lidar(groups.repeat(step, 1, 1))
-    for row in (0, 31):
-        more = torch.cat([groups.repeat(step, 1, 1), groups[row : row + 1]])
-        moved = (lidar(more) - base) * (60 * step + 1)
-        assert float(slope[row]) == pytest.approx(moved, rel=0.05, abs=0.05)
+def test_the_dimension_is_that_of_the_same_images_at_every_candidate():
+    narrow = torch.randn(400, 2) @ torch.randn(2, 12)
+    part = dimension(pool_of(candidate("narrow", narrow), candidate("wide", mixture())), rows=300)
+    assert part.values[0] == pytest.approx(2, abs=0.5)
+    assert part.values[1] > 4
+
+
+def test_the_influence_on_two_nn_is_its_slope():
+    """Scaling the logarithm of one row's ratio is what a weight of that row does to the likelihood."""
+    x = mixture(200)
+    rows, added = two_nn_influence(x)
+    assert (rows == np.arange(200)).all()
+    distances = torch.cdist(x.double(), x.double()).sort(1).values
+    logs = (distances[:, 2] / distances[:, 1]).log().numpy()
+    weights = np.ones(200)
+    weights[7] += 1e-5
+    before, after = 200 / logs.sum(), weights.sum() / (weights @ logs)
+    assert added[7] == pytest.approx((after - before) / 1e-5 * 200, rel=1e-3)
 
 
 def test_a_part_moves_with_its_images_as_if_it_were_measured_on_them():
-    pool = three_runs()
-    part = invariance(pool)
-    half = np.zeros((1, 400))
-    half[0, :200] = 2
+    part = structure(three_runs(), **SETTINGS)
+    weights = np.zeros((1, 400))
+    weights[0, part.images[:100]] = 1
     # Of hits that stay what they are, the mean over the drawn images is exact.
-    by_image = recalled_views(*pool.candidates[2].views[:2]).numpy()
-    assert part.resampled(half)[0, 2] == pytest.approx(by_image[:200].mean())
+    expected = part.values + part.influence[:, :100].mean(1)
+    assert part.resampled(weights)[0] == pytest.approx(expected)
 
 
-def test_files_have_an_effective_rank_as_expression():
-    pool = three_runs()
-    files = Pool([replace(each, views=None) for each in pool.candidates], pool.ids)
-    assert expression(files).values[0] == pytest.approx(effective_rank(pool.candidates[0].clean))
+def test_teachers_whose_clusters_change_with_the_view_count_less():
+    sure, unsure = candidate("sure", mixture()), candidate("unsure", mixture(), jitter=5.0)
+    assert reliability(sure, 8) > 0.8 > 0.4 > reliability(unsure, 8)

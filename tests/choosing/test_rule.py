@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, strategies as st
 
 from fullrank.choosing.candidates import Candidate
-from fullrank.choosing.parts import EXPRESSION, INVARIANCE, STRUCTURE, Part
+from fullrank.choosing.parts import DIMENSION, STRUCTURE, Part
 from fullrank.choosing.rule import (
+    WITHIN_RUN,
     Ranking,
     default_order,
     image_weights,
@@ -39,17 +40,18 @@ def test_ranks_end_at_0_and_1_and_sum_to_half_the_candidates(values):
     assert (np.argsort(values, kind="stable") == np.lexsort((np.arange(len(values)), ranks))).all()
 
 
-def test_expression_is_ranked_within_a_run_and_the_rest_among_all():
+def test_the_dimension_is_ranked_among_all_and_within_its_run():
     candidates = [spot("a", "h"), spot("a", "z"), spot("b", "h"), spot("b", "z")]
-    parts = [part(STRUCTURE, [1, 2, 3, 4]), part(EXPRESSION, [10, 5, 2, 1])]
-    ranking = rank(parts, {STRUCTURE: 1, EXPRESSION: 1}, candidates, 50, samples=5)
-    assert ranking.parts[EXPRESSION].tolist() == [1, 0, 1, 0]
-    assert ranking.scores.tolist() == pytest.approx([0.5, 1 / 6, 5 / 6, 0.5])
+    parts = [part(STRUCTURE, [1, 2, 3, 4]), part(DIMENSION, [10, 5, 2, 1])]
+    ranking = rank(parts, {STRUCTURE: 1, DIMENSION: 1, WITHIN_RUN: 2}, candidates, 50, samples=5)
+    assert ranking.parts[DIMENSION].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert ranking.parts[WITHIN_RUN].tolist() == [1, 0, 1, 0]
+    assert ranking.scores.tolist() == pytest.approx([3 / 4, 1 / 4, 3 / 4, 1 / 4])
 
 
 def test_weights_of_missing_parts_do_not_count():
     ranks = {STRUCTURE: np.array([0.0, 1.0])}
-    assert weighted_scores(ranks, {STRUCTURE: 3, INVARIANCE: 100}).tolist() == [0, 1]
+    assert weighted_scores(ranks, {STRUCTURE: 3, DIMENSION: 100}).tolist() == [0, 1]
 
 
 def test_what_noise_explains_is_tied_and_what_it_does_not_is_not():

@@ -13,7 +13,7 @@ from fullrank.record import (
 )
 
 PLACES = ("encoder.stages.2.blocks.0", "encoder.stages.3.blocks.1", "h", "head.1", "head.2", "z")
-PARTS = ("structure", "invariance", "expression")
+PARTS = ("structure", "dimension", "dimension in its run")
 CRITERIA = ("rankme", "effective_rank", "alpha_req", "gride", "infonce", "lidar", "alignment")
 VETO = "The effective rank is 1.7, below 5."
 REGRET = RuleRegret(
@@ -96,8 +96,8 @@ def choice_entry(
         ],
         regret=regret,
         images=5000,
-        viewed=1024 if "invariance" in parts else 0,
-        views="simclr:0.5,flip=false" if "invariance" in parts else None,
+        viewed=1024 if "dimension in its run" in parts else 0,
+        views="simclr:0.5,flip=false" if "dimension in its run" in parts else None,
         samples=samples,
         labels=_with_labels(rows, accuracies) if labels and kept else None,
         theory={run: float(share) for run, share in zip(runs, generator.random(len(runs)), strict=True)}
@@ -110,7 +110,7 @@ def choice_entry(
 def file_entry(count: int) -> ChoiceEntry:
     """A choice among files of embeddings: no places, no views, nothing known of the regret."""
     names = [f"embeddings-of-model-number-{number}.npy" for number in range(count)]
-    return choice_entry(names, ("embedding",), parts=("structure", "expression"), labels=False, regret=None)
+    return choice_entry(names, ("embedding",), parts=("structure", "dimension"), labels=False, regret=None)
 
 
 def choice_record(entry: ChoiceEntry) -> Record:

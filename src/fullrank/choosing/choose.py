@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fullrank.choosing.candidates import Pool
 from fullrank.choosing.labels import choose_with_labels
-from fullrank.choosing.parts import Part, expression, invariance, structure
+from fullrank.choosing.parts import Part, dimension, structure
 from fullrank.choosing.reading import CHAIN, Reading, read_pool
 from fullrank.choosing.rule import Ranking, default_order, in_order, rank, shortlist
 from fullrank.choosing.theory import shares_for_h
@@ -31,6 +31,10 @@ _RULE = files(__package__).joinpath("rule.yaml")
 _EVIDENCE = files(__package__).joinpath("evidence.yaml")
 
 
+# The criteria of the score.
+CRITERIA = ("cluster_predictability", "two_nn")
+
+
 class RuleSettings(BaseModel):
     """The frozen settings of the rule, from `rule.yaml`."""
 
@@ -41,6 +45,7 @@ class RuleSettings(BaseModel):
     clusters: float
     few: float
     penalty: float
+    rows: int
     samples: int
     heads: list[str]
 
@@ -155,7 +160,7 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
         seed=seed,
         samples=rule.samples,
         theory=shares_for_h(pool),
-        notes=[*pool.notes, *_notes(pool)],
+        notes=[*pool.notes, *_notes(pool, rule)],
     )
 
 
@@ -178,12 +183,10 @@ def known_regret(pool: Pool) -> RuleRegret | None:
 
 
 def measured_parts(pool: Pool, rule: RuleSettings, seed: int = 0) -> list[Part]:
-    """The parts of the score that the pool allows: files have no views, and one place each."""
+    """The parts of the score."""
     clusters = max(5, int(rule.clusters * math.sqrt(len(pool.ids))))
-    parts = [structure(pool, clusters=clusters, few=rule.few, penalty=rule.penalty, seed=seed)]
-    if pool.views is not None:
-        parts += [invariance(pool), expression(pool)]
-    return parts
+    found = structure(pool, clusters=clusters, few=rule.few, penalty=rule.penalty, seed=seed)
+    return [found, dimension(pool, rows=rule.rows, seed=seed)]
 
 
 def _listed(pool: Pool, ranking: Ranking, rule: RuleSettings) -> tuple[list[Shortlisted], set[int]]:
@@ -192,7 +195,7 @@ def _listed(pool: Pool, ranking: Ranking, rule: RuleSettings) -> tuple[list[Shor
     numbers = shortlist(in_order(ranking, defaults).tolist(), pool.candidates)
     best = int(ranking.scores.argmax())
     several = int(ranking.tied.sum()) > 1
-    reason = "Its score cannot be told from the best one; h and heads that lead on average come first."
+    reason = "h, and heads that lead on average, come first"
     low, high = np.quantile(ranking.drawn, [0.025, 0.975], axis=0)
     listed = [
         Shortlisted(
@@ -222,18 +225,14 @@ def _scored(parts: Sequence[Part], ranking: Ranking, chosen: set[int], at: int) 
     }
 
 
-def _notes(pool: Pool) -> list[str]:
+def _notes(pool: Pool, rule: RuleSettings) -> list[str]:
     """What to mind about this choice."""
     notes = []
-    trained = {"infonce", "view_recall"}
-    flagged = [f"{each.run} {each.place}" for each in pool.candidates if each.trained_on & trained]
+    flagged = [f"{each.run} {each.place}" for each in pool.candidates if each.trained_on & set(CRITERIA)]
     if flagged:
         named = ", ".join(flagged[:3]) + (f" and {len(flagged) - 3} more" if len(flagged) > 3 else "")
-        notes.append(
-            f"The objective trains what the part invariance measures at {named}; mind that part there."
-        )
-    if pool.views is None:
-        notes.append("Files have no views, so the score has one part, structure, and no known regret.")
-    else:
-        notes.append("If your label is something that the views change, invariance misleads; see the docs.")
+        notes.append(f"An objective trains a part of the score at {named}; that part is void there.")
+    if len(pool.ids) < rule.rows:
+        notes.append(f"{len(pool.ids)} images are few; with {rule.rows} or more the score is surer.")
+    notes.append("Without labels nothing can know which of two structures your labels follow.")
     return notes

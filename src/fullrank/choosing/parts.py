@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fullrank.choosing.candidates import Candidate, Pool
 from fullrank.errors import UsageError
 from fullrank.probes.clusters import cluster_ids, majority_share, predicted_clusters
-from fullrank.spectrum import effective_rank, lidar, lidar_influence, recalled_views
-from fullrank.spectrum.sampling import effective_rank_influence
+from fullrank.spectrum import two_nn, two_nn_influence
 
-STRUCTURE, INVARIANCE, EXPRESSION = "structure", "invariance", "expression"
+STRUCTURE, DIMENSION = "structure", "dimension"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,33 +101,22 @@ def reliability(candidate: Candidate, clusters: int, seed: int = 0) -> float:
     return float(normalized_mutual_info_score(first, second))
 
 
-def invariance(pool: Pool) -> Part:
-    """How often each image is told from the others by another view: recall at one, at every candidate."""
-    by_image = np.stack([recalled_views(*views_of(each)[:2]).numpy() for each in pool.candidates])
-    values = by_image.mean(1)
-    return Part(INVARIANCE, "view_recall", values, pool.viewed, by_image - values[:, None])
+def dimension(pool: Pool, *, rows: int, seed: int = 0) -> Part:
+    """Along how many directions the clean features vary near each other: TwoNN.
 
-
-def expression(pool: Pool) -> Part:
-    """In how many directions images differ by more than their views do: LiDAR, or the effective rank of files.
-
-    It is compared within each run only: across runs a rank does not go with quality.
+    Candidates with equally many different images are compared. It counts twice in the score: among all
+    candidates, and among the places of the same run.
     """
-    if pool.views is None:
-        values = [effective_rank(each.clean) for each in pool.candidates]
-        influence = [effective_rank_influence(each.clean) for each in pool.candidates]
-        return _expressed("effective_rank", values, influence, np.arange(len(pool.ids)))
-    groups = [views_of(each).transpose(0, 1) for each in pool.candidates]
-    values = [lidar(each) for each in groups]
-    return _expressed("lidar", values, [lidar_influence(each) for each in groups], pool.viewed)
-
-
-def _expressed(
-    criterion: str, values: Sequence[float], influence: Sequence[Tensor], images: np.ndarray
-) -> Part:
-    return Part(
-        EXPRESSION, criterion, np.array(values), images, np.stack([each.numpy() for each in influence])
-    )
+    values, influences, counted = [], [], np.arange(len(pool.ids))
+    order = np.random.default_rng(seed).permutation(len(pool.ids))[:rows]
+    for each in pool.candidates:
+        some = each.clean[torch.from_numpy(order)]
+        used, added = two_nn_influence(some, sample=rows)
+        spread = np.zeros(len(pool.ids))
+        spread[order[used]] = added * len(pool.ids) / len(used)
+        values.append(two_nn(some, sample=rows).value)
+        influences.append(spread)
+    return Part(DIMENSION, "two_nn", np.array(values), counted, np.stack(influences))
 
 
 def views_of(candidate: Candidate) -> Tensor:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullrank.choosing.candidates import Candidate
-from fullrank.choosing.parts import EXPRESSION, Part
+from fullrank.choosing.parts import DIMENSION, Part
 from fullrank.statistics import mean_ranks
 
 # A normal variable is above its mean by one standard deviation or more in this share of draws.
 _ONE_ERROR = 0.16
+# The part that is ranked a second time, among the places of the same run, and what that rank is called.
+WITHIN_RUN = "dimension in its run"
 # How many candidates are on the shortlist.
 SHORTLIST = 3
 
@@ -92,9 +94,9 @@ def rank(
 
     .. math:: \mathrm{score}_c = \frac{\sum_p w_p\, \mathrm{rank}_p(c)}{\sum_p w_p}
 
-    The rank of `expression` is among the places of the same run, that of every other part among all
-    candidates. A candidate is tied with the best one if it does as well or better in 16 % of the samples or
-    more: one standard error of a normal difference.
+    Each part is ranked among all candidates, and the dimension also among the places of the same run. All
+    ranks are from 0 to 1. A candidate is tied with the best one if it does as well or better in 16 % of the
+    samples or more: one standard error of a normal difference.
 
     Args:
         parts: The parts of the score.
@@ -106,14 +108,16 @@ def rank(
     """
     runs = np.array([each.run for each in candidates])
 
-    def ranks_of(name: str, values: np.ndarray) -> np.ndarray:
-        return ranks_within(values, runs) if name == EXPRESSION else relative_ranks(values)
+    def ranks_of(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        ranks = {name: relative_ranks(each) for name, each in values.items()}
+        if DIMENSION in values:
+            ranks[WITHIN_RUN] = ranks_within(values[DIMENSION], runs)
+        return ranks
 
-    ranks = {part.name: ranks_of(part.name, part.values) for part in parts}
+    ranks = ranks_of({part.name: part.values for part in parts})
     scores = weighted_scores(ranks, weights)
     drawn_weights = image_weights(images, samples, seed)
-    resampled = {part.name: ranks_of(part.name, part.resampled(drawn_weights)) for part in parts}
-    drawn = weighted_scores(resampled, weights)
+    drawn = weighted_scores(ranks_of({part.name: part.resampled(drawn_weights) for part in parts}), weights)
     best = int(scores.argmax())
     tied = (drawn >= drawn[:, [best]]).mean(0) >= _ONE_ERROR
     return Ranking(ranks, scores, drawn, tied)

@@ -14,8 +14,8 @@ class CandidateRow(_Part):
     score, by their names; each is a mean rank among the candidates from 0 (worst) to 1 (best), and `score` is
     their weighted mean. `vetoes` says why a candidate is left out; it then has no parts and no score. `first`
     and `listed` are the shares of bootstrap samples of the images in which it is the first and on the
-    shortlist. `trained_on` names criteria that its own objective trains at this place, which are void there. `low` to
-    `high` have 95 % of the scores in bootstrap samples; None where none were drawn.
+    shortlist. `trained_on` names criteria that its own objective trains at this place, which are void
+    there. `low` to `high` have 95 % of the scores in bootstrap samples; None where none were drawn.
     """
 
     run: str
@@ -91,8 +91,8 @@ class LabelsChoice(_Part):
 class ChoiceEntry(_Part):
     """A choice among candidates without labels.
 
-    `rule` is the name of the frozen rule and `regret` what it lost elsewhere; None if the rule has no evidence
-    for such candidates. `views` is the spec of the chain of views that all candidates saw; None for files.
+    `rule` is the name of the frozen rule and `regret` what it lost elsewhere; None if the rule has no
+    evidence for such candidates. `views` is the spec of the chain of views that all candidates saw; None for files.
     `images` and `viewed` count the images, and those of them that had views. `notes` are sentences on what to
     mind. `theory` has, by run, the share of variance for which the theory predicts h to be better than z.
     """

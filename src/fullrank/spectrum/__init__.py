@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fullrank.spectrum.discriminant import (
         group_moments as group_moments,
         lidar as lidar,
-        lidar_influence as lidar_influence,
         lidar_of as lidar_of,
     )
     from fullrank.spectrum.factors import (
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
         IntrinsicDimension as IntrinsicDimension,
         gride as gride,
         two_nn as two_nn,
+        two_nn_influence as two_nn_influence,
     )
     from fullrank.spectrum.isotropy import (
         GaussianDistance as GaussianDistance,

@@ -107,66 +107,14 @@ def lidar_of(means: Moments, within: Tensor, views: int, delta: float = 1e-4, ep
         raise DataError(
             f"LiDAR needs the views of 2 or more images, but got {means.count}; give more images."
         )
-    values, _ = _discriminants(means, within, views, delta)
-    if not values.any():
-        return 0.0
-    p = (values + eps) / (values + eps).sum()
-    return float(torch.special.entr(p).sum().exp())
-
-
-def lidar_influence(groups: Tensor, delta: float = 1e-4, eps: float = 1e-8) -> Tensor:
-    r"""What each image adds to `lidar`, (n,), float64, with mean 0: its derivative by the image's weight.
-
-    .. math:: \psi_i = \sum_k \frac{\partial \mathrm{LiDAR}}{\partial \lambda_k} \Big(
-              \big( u_k^\top (\mu_i - \mu) \big)^2 -
-              \frac{\lambda_k}{q - 1} \sum_j \big( u_k^\top (x_{ij} - \mu_i) \big)^2 + c_k \Big)
-
-    Here :math:`u_k` are the discriminant directions, with :math:`u_k^\top S_w u_k = 1`, and the constants
-    :math:`c_k` make the mean zero. In a sample with weights w of the images, LiDAR is near
-    :math:`\mathrm{LiDAR} + \sum_i w_i \psi_i / n`.
-
-    Args:
-        groups: Features (n, q, D): q views of each of n images.
-        delta: Added to the diagonal of the within-group covariance.
-        eps: Added to each eigenvalue before normalising.
-
-    Raises:
-        UsageError: As `lidar`.
-        DataError: As `lidar`.
-
-    >>> groups = torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(0))
-    >>> abs(float(lidar_influence(groups).mean())) < 1e-9
-    True
-
-    Source: the infinitesimal jackknife (Jaeckel 1972) of `lidar`.
-    """
-    means, within = group_moments(groups)
-    lidar_of(means, within, groups.shape[1], delta, eps)  # raises what it raises
-    values, directions = _discriminants(means, within, groups.shape[1], delta)
-    if not values.any():
-        return torch.zeros(len(groups), dtype=torch.float64)
-    total = (values + eps).sum()
-    p = (values + eps) / total
-    entropy = torch.special.entr(p).sum()
-    slopes = -entropy.exp() * (p.log() + entropy) / total
-    adds = []
-    for part in torch.split(groups.detach(), max(1, _NUMBERS // (groups.shape[1] * groups.shape[2]))):
-        rows = part.double().cpu()
-        centres = rows.mean(1)
-        between = ((centres - means.mean.cpu()) @ directions).square()
-        spread = ((rows - centres[:, None]) @ directions).square().sum(1) / (groups.shape[1] - 1)
-        adds.append((between - values * spread) @ slopes)
-    each: Tensor = torch.cat(adds)
-    return each - each.mean()
-
-
-def _discriminants(means: Moments, within: Tensor, views: int, delta: float) -> tuple[Tensor, Tensor]:
-    """The eigenvalues (D,) of Sb against Sw, and the directions (D, D) with u' Sw u = 1 as columns."""
     noise = within.cpu() / (means.count * (views - 1))
     noise = noise + delta * torch.eye(len(noise), dtype=torch.float64)
     lower = torch.linalg.cholesky(noise)
     half = torch.linalg.solve_triangular(lower, means.scatter.cpu() / (means.count - 1), upper=False)
     # Similar to the product with the symmetric square root: the same eigenvalues, also symmetric.
     ratio = torch.linalg.solve_triangular(lower, half.T, upper=False)
-    values, vectors = torch.linalg.eigh(ratio)
-    return values.clamp_min(0.0), torch.linalg.solve_triangular(lower.T, vectors, upper=True)
+    values = torch.linalg.eigvalsh(ratio).clamp_min(0.0)
+    if not values.any():
+        return 0.0
+    p = (values + eps) / (values + eps).sum()
+    return float(torch.special.entr(p).sum().exp())

@@ -12,50 +12,6 @@ from fullrank.linalg import require_finite, require_matrix
 _ROUNDING = 1e-14
 
 
-def effective_rank_influence(features: Tensor) -> Tensor:
-    r"""What each row adds to `effective_rank`, (n,), with mean 0: its derivative by the weight of the row.
-
-    .. math:: \psi_i = \sum_k \frac{\partial \mathrm{erank}}{\partial \lambda_k}
-              \Big( \big( v_k^\top (h_i - \bar h) \big)^2 - \lambda_k \Big)
-
-    The :math:`\lambda_k` and :math:`v_k` are the eigenvalues and eigenvectors of the covariance. In a
-    sample with weights w of the rows the effective rank is near :math:`\mathrm{erank} + \sum_i w_i \psi_i / n`.
-
-    Args:
-        features: Features (n, D).
-
-    Raises:
-        UsageError: For another shape.
-        DataError: For fewer than 2 rows, or rows that are not finite.
-
-    >>> x = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
-    >>> abs(float(effective_rank_influence(x).mean())) < 1e-9
-    True
-
-    Source: as `effective_rank_error`.
-    """
-    require_matrix(features)
-    count, width = features.shape
-    if count < 2:
-        raise DataError(f"The error of an effective rank needs 2 rows or more, but got {count}; give more.")
-    require_finite(features)
-    x = features.detach().double().cpu()
-    x = x - x.mean(0)
-    gram = x.T @ x if width <= count else x @ x.T
-    values, vectors = torch.linalg.eigh(gram / count)
-    present = values > _ROUNDING * values[-1]
-    if not present.any():
-        return torch.zeros(count, dtype=torch.float64)
-    values, vectors = values[present], vectors[:, present]
-    roots = values.sqrt()
-    p = roots / roots.sum()
-    entropy = torch.special.entr(p).sum()
-    slopes = -entropy.exp() * (p.log() + entropy) / (2 * roots * roots.sum())
-    squares = (x @ vectors).square() if width <= count else vectors.square() * values * count
-    each: Tensor = squares @ slopes
-    return each - each.mean()
-
-
 def effective_rank_error(features: Tensor, rows: int | None = None) -> float:
     r"""The standard error of `effective_rank` over samples of rows, by the infinitesimal jackknife.
 
@@ -84,8 +40,24 @@ def effective_rank_error(features: Tensor, rows: int | None = None) -> float:
     Plans, section 6.3.
     """
     require_matrix(features)
-    count = len(features)
+    count, width = features.shape
     total = count if rows is None else rows
+    if count < 2:
+        raise DataError(f"The error of an effective rank needs 2 rows or more, but got {count}; give more.")
     if total < count:
         raise UsageError(f"rows must be {count} or more, the rows given, but got {total}; leave it out.")
-    return float(effective_rank_influence(features).std(correction=0)) / math.sqrt(total)
+    require_finite(features)
+    x = features.detach().double().cpu()
+    x = x - x.mean(0)
+    gram = x.T @ x if width <= count else x @ x.T
+    values, vectors = torch.linalg.eigh(gram / count)
+    present = values > _ROUNDING * values[-1]
+    if not present.any():
+        return 0.0
+    values, vectors = values[present], vectors[:, present]
+    roots = values.sqrt()
+    p = roots / roots.sum()
+    entropy = torch.special.entr(p).sum()
+    slopes = -entropy.exp() * (p.log() + entropy) / (2 * roots * roots.sum())
+    squares = (x @ vectors).square() if width <= count else vectors.square() * values * count
+    return float((squares @ slopes).std(correction=0)) / math.sqrt(total)

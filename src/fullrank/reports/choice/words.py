@@ -12,8 +12,8 @@ from fullrank.reports.numbers import decimals, in_points
 # What each part of a score says of a candidate.
 PARTS = {
     "structure": "how well a small probe on the features predicts clusters of other candidates' features",
-    "invariance": "how well another view of an image is recognised among views of other images",
-    "expression": "over how many directions the features spread",
+    "dimension": "along how many directions the features vary near each other",
+    "dimension in its run": "the same, compared with the other places of its run alone",
 }
 # So many runs of one place are named.
 _MOST_RUNS = 2
@@ -111,14 +111,17 @@ def tie_sentence(entry: ChoiceEntry) -> str:
     if len(entry.shortlist) < 2 or not entry.samples:
         return ""
     ranks = [1, *(rank for rank, each in enumerate(entry.shortlist[1:], 2) if each.tied)]
-    error = "the standard error over samples of the images"
     if len(ranks) == 1:
-        return f"The score of the first is higher than those of the others by more than {error}."
+        return (
+            "The first scores higher than each of the others in more than 84 % of the samples of the images."
+        )
     tied = [entry.shortlist[rank - 1] for rank in ranks]
     reasons = dict.fromkeys(each.reason.strip().rstrip(".") for each in tied if each.reason.strip())
     order = f" Why this order: {' '.join(f'{reason}.' for reason in reasons)}" if reasons else ""
     numbers = _all_of([str(rank) for rank in ranks])
-    return f"Ranks {numbers} of the shortlist are tied: their scores differ by less than {error}.{order}"
+    return (
+        f"Ranks {numbers} of the shortlist are tied: none is surely ahead over samples of the images.{order}"
+    )
 
 
 def score_sentences(entry: ChoiceEntry) -> list[str]:
@@ -131,8 +134,6 @@ def score_sentences(entry: ChoiceEntry) -> list[str]:
     made = f"The score (rule {entry.rule}) is {mean} among {of}: 0 is the worst, 1 the best."
     parts = [f"{name.capitalize()}: {PARTS[name]}." for name in names if name in PARTS]
     sentences = [made, *parts]
-    if "invariance" not in names:
-        sentences.append("Without views, invariance is not part of the score.")
     if entry.samples:
         sentences.append(
             f"Intervals (95 %) and shares come from {entry.samples:,} bootstrap samples of the images: in so "
