@@ -128,3 +128,18 @@ def test_runs_on_unlike_images_need_data(quick_run: Run, tmp_path: Path):
     assert {each.run for each in made.entry.candidates} == set(
         unique_names([str(quick_run.path), str(other.path)])
     )
+
+
+def test_the_command_ends_with_3_if_nothing_is_left_and_with_2_for_one_candidate(tmp_path: Path):
+    from typer.testing import CliRunner
+
+    from fullrank.cli import app
+
+    same = [save(tmp_path, name, torch.ones(100, 5)) for name in "ab"]
+    out = ["--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, ["choose", *same, *out]).exit_code == 3
+    assert Record.load(tmp_path / "out").choice is not None
+    good = [save(tmp_path, name, mixture(seed=seed)) for seed, name in enumerate("cd")]
+    assert CliRunner().invoke(app, ["choose", *good, "--out", str(tmp_path / "good")]).exit_code == 0
+    refused = CliRunner().invoke(app, ["choose", good[0], "--out", str(tmp_path / "one")])
+    assert isinstance(refused.exception, UsageError) or refused.exit_code == 2

@@ -92,7 +92,8 @@ class ChoiceEntry(_Part):
     """A choice among candidates without labels.
 
     `rule` is the name of the frozen rule and `regret` what it lost elsewhere; None if the rule has no
-    evidence for such candidates. `views` is the spec of the chain of views that all candidates saw; None for files.
+    evidence for such candidates. `views` is the spec of the chain of views that all candidates saw; None for
+    files.
     `images` and `viewed` count the images, and those of them that had views. `notes` are sentences on what to
     mind. `theory` has, by run, the share of variance for which the theory predicts h to be better than z.
     """

@@ -1,0 +1,58 @@
+"""The catalogue of criteria: complete, finite, blind to what it should not see."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from choice_pools import three_runs
+
+from fullrank.choosing.criteria import CRITERIA, goodness
+from fullrank.objectives import OBJECTIVES, objective
+from fullrank.objectives.contract import trained_by
+from fullrank.record.criteria import CRITERIA_TEXTS
+from fullrank.spectrum import dime, infonce_at_place, mst_dimension
+
+
+def test_the_catalogue_and_its_words_have_the_same_criteria():
+    assert CRITERIA.keys() == CRITERIA_TEXTS.keys()
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_criterion_is_finite_and_does_not_see_a_rotation(name):
+    pool = three_runs()
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(3)))[0]
+    turned = [replace(each, clean=each.clean @ turn, views=each.views @ turn) for each in pool.candidates]
+    before = CRITERIA[name].measure(pool)
+    assert all(math.isfinite(value) for value in before)
+    # k-means may end elsewhere after a rotation.
+    close = {"rel": 1e-3} if "cluster_" not in name else {"abs": 0.1}
+    assert CRITERIA[name].measure(replace(pool, candidates=turned)) == pytest.approx(before, **close)
+
+
+def test_goodness_is_larger_for_better_and_least_for_what_is_not_known():
+    assert goodness("infonce", [1.0, math.nan, 3.0]).tolist() == [-1.0, -3.0, -3.0]
+    assert goodness("rankme", [1.0, 2.0]).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in OBJECTIVES])
+def test_an_objective_names_only_criteria_that_there_are(name):
+    assert trained_by(objective(name, in_dim=8, num_classes=3)) <= CRITERIA.keys()
+
+
+def test_infonce_of_orthogonal_images_has_its_closed_form():
+    x = torch.eye(5, dtype=torch.float64)
+    # Centred, the rows are a simplex: their cosines are -1/4.
+    expected = math.log(1 + 4 * math.exp((-0.25 - 1) / 0.2))
+    assert infonce_at_place(x, x, 0.2) == pytest.approx(expected)
+
+
+def test_dime_of_unrelated_views_is_near_nothing_beside_that_of_equal_ones():
+    x, y = torch.randn(2, 100, 6, generator=torch.Generator().manual_seed(0))
+    assert abs(dime(x, y)) < 0.1 * dime(x, x)
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_spanning_trees_find_the_dimension_of_a_cube(width):
+    x = torch.rand(1500, width, generator=torch.Generator().manual_seed(0)) @ torch.randn(width, 7)
+    assert mst_dimension(x, sample=1000) == pytest.approx(width, rel=0.25)
