@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullrank.choosing.candidates import Candidate
-from fullrank.choosing.parts import DIMENSION, Part
+from fullrank.choosing.parts import DIMENSION, STRUCTURE, Part
 from fullrank.statistics import mean_ranks
 
 # A normal variable is above its mean by one standard deviation or more in this share of draws.
 _ONE_ERROR = 0.16
+# Less than this share of the median structure is nearly none.
+_LEAST_SHARED = 0.5
 # The part that is ranked a second time, among the places of the same run, and what that rank is called.
 WITHIN_RUN = "dimension in its run"
 # How many candidates are on the shortlist.
@@ -95,7 +97,8 @@ def rank(
     .. math:: \mathrm{score}_c = \frac{\sum_p w_p\, \mathrm{rank}_p(c)}{\sum_p w_p}
 
     Each part is ranked among all candidates, and the dimension also among the places of the same run. All
-    ranks are from 0 to 1. A candidate is tied with the best one if it does as well or better in 16 % of the
+    ranks are from 0 to 1. Noise has many dimensions, so where a candidate has less than half of the median
+    structure, its dimension counts as the least. A candidate is tied with the best one if it does as well or better in 16 % of the
     samples or more: one standard error of a normal difference.
 
     Args:
@@ -108,7 +111,12 @@ def rank(
     """
     runs = np.array([each.run for each in candidates])
 
+    shared = next((part.values for part in parts if part.name == STRUCTURE), np.zeros(len(runs)))
+    alone = shared < _LEAST_SHARED * np.median(shared)
+
     def ranks_of(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if DIMENSION in values:
+            values = {**values, DIMENSION: np.where(alone, -np.inf, values[DIMENSION])}
         ranks = {name: relative_ranks(each) for name, each in values.items()}
         if DIMENSION in values:
             ranks[WITHIN_RUN] = ranks_within(values[DIMENSION], runs)

@@ -113,7 +113,7 @@ def tie_sentence(entry: ChoiceEntry) -> str:
     ranks = [1, *(rank for rank, each in enumerate(entry.shortlist[1:], 2) if each.tied)]
     if len(ranks) == 1:
         return (
-            "The first scores higher than each of the others in more than 84 % of the samples of the images."
+            "The first is ahead of each of the others by more than one standard error over samples of images."
         )
     tied = [entry.shortlist[rank - 1] for rank in ranks]
     reasons = dict.fromkeys(each.reason.strip().rstrip(".") for each in tied if each.reason.strip())
