@@ -98,8 +98,8 @@ def rank(
 
     Each part is ranked among all candidates, and the dimension also among the places of the same run. All
     ranks are from 0 to 1. Noise has many dimensions, so where a candidate has less than half of the median
-    structure, its dimension counts as the least. A candidate is tied with the best one if it does as well or better in 16 % of the
-    samples or more: one standard error of a normal difference.
+    structure, its dimension counts as the least. A candidate is tied with the best one if it does as well or
+    better in 16 % of the samples or more: one standard error of a normal difference.
 
     Args:
         parts: The parts of the score.
