@@ -133,7 +133,7 @@ def test_runs_on_unlike_images_need_data(quick_run: Run, tmp_path: Path):
 def test_the_command_ends_with_3_if_nothing_is_left_and_with_2_for_one_candidate(tmp_path: Path):
     from typer.testing import CliRunner
 
-    from fullrank.cli import app
+    from fullrank.cli.commands import app
 
     same = [save(tmp_path, name, torch.ones(100, 5)) for name in "ab"]
     out = ["--out", str(tmp_path / "out")]

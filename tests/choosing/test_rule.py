@@ -42,7 +42,7 @@ def test_ranks_end_at_0_and_1_and_sum_to_half_the_candidates(values):
 
 def test_the_dimension_is_ranked_among_all_and_within_its_run():
     candidates = [spot("a", "h"), spot("a", "z"), spot("b", "h"), spot("b", "z")]
-    parts = [part(STRUCTURE, [1, 2, 3, 4]), part(DIMENSION, [10, 5, 2, 1])]
+    parts = [part(STRUCTURE, [11, 12, 13, 14]), part(DIMENSION, [10, 5, 2, 1])]
     ranking = rank(parts, {STRUCTURE: 1, DIMENSION: 1, WITHIN_RUN: 2}, candidates, 50, samples=5)
     assert ranking.parts[DIMENSION].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
     assert ranking.parts[WITHIN_RUN].tolist() == [1, 0, 1, 0]
@@ -102,3 +102,11 @@ def test_the_shortlist_is_filled_up_where_all_are_alike():
     same = [spot(f"a{seed}", "h", recipe="a") for seed in range(4)]
     assert shortlist(range(4), same) == [0, 1, 2]
     assert shortlist([1, 0], same[:2]) == [1, 0]
+
+
+def test_the_dimension_of_what_shares_no_structure_counts_as_the_least():
+    candidates = [spot(run, "h") for run in "abc"]
+    parts = [part(STRUCTURE, [0.5, 0.6, 0.01]), part(DIMENSION, [4, 5, 99])]
+    ranking = rank(parts, {STRUCTURE: 1, DIMENSION: 1, WITHIN_RUN: 1}, candidates, 50, samples=5)
+    assert ranking.parts[DIMENSION].tolist() == [0.5, 1, 0]
+    assert ranking.scores.argmin() == 2

@@ -52,7 +52,12 @@ class RuleSettings(BaseModel):
 
 @dataclass(frozen=True, repr=False)
 class Choice(Result):
-    """A choice: its folder and its record."""
+    """A choice: its folder and its record.
+
+    Args:
+        path: The folder.
+        record: The record, whose `choice` has the candidates.
+    """
 
     @property
     def entry(self) -> ChoiceEntry:

@@ -47,7 +47,7 @@ def mst_dimension(features: Tensor, *, sample: int = 500, draws: int = 2, seed: 
     rows = (
         row_coordinates(sample_rows(features, sample, seed, "The dimension by spanning trees")).cpu().numpy()
     )
-    points = np.unique(rows, axis=0)
+    points = rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
     if len(points) < 2 * _LEAST:
         raise DataError(
             f"The dimension by spanning trees needs {2 * _LEAST} different rows, but got {len(points)}."
