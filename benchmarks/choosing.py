@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from fullrank import load
-from fullrank.choosing.candidates import Candidate, Pool
+from fullrank.choosing.candidates import Candidate, Pool, distinct
 from fullrank.choosing.choose import measured_parts, settings
 from fullrank.choosing.criteria import CRITERIA, goodness
 from fullrank.choosing.judging import expected_best, median_interval, rank_correlation
@@ -40,7 +40,7 @@ from fullrank.targets.opening import target
 
 OLD = ("infonce", "spectral", "vicreg", "barlow-twins", "cross-entropy")
 LABELS = (50, 100, 500)
-DRAWS = 3
+DRAWS = 2
 LIMIT = 3000
 WITHIN = 0.5
 EVIDENCE = Path(__file__).parents[1] / "src/fullrank/choosing/evidence.yaml"
@@ -151,8 +151,9 @@ def joined(reads: Sequence[Read], keep: Callable[[Candidate], bool]) -> tuple[Po
     rows = [
         (one, number)
         for one in reads
-        for number, each in enumerate(one.pool.candidates)
-        if not one.vetoes[number] and keep(each)
+        for number in distinct(one.pool.candidates)
+        if not find_vetoes(replace(one.pool, candidates=[one.pool.candidates[number]]))[0]
+        and keep(one.pool.candidates[number])
     ]
     pool = replace(reads[0].pool, candidates=[one.pool.candidates[number] for one, number in rows])
     return pool, rows
@@ -176,7 +177,7 @@ def cases(reads: Sequence[Read], kind: str) -> Iterator[Case]:
             if len(rows) < 3:
                 continue
             parts = measured_parts(pool, settings())
-            for label in some[0].labels:
+            for label in (name for name in some[0].labels if name != "group"):
                 hits = np.stack([one.hits[label, one.pool.candidates[n].place] for one, n in rows])
                 values = {each: [one.values[each][n] for one, n in rows] for each in some[0].values}
                 title = f"{name}, {label}" if label != "label" else name

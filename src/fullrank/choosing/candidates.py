@@ -36,6 +36,25 @@ class Candidate:
     trained_on: frozenset[str] = frozenset()
 
 
+def distinct(candidates: Sequence[Candidate]) -> list[int]:
+    """The numbers of the candidates that equal no other place of their run; of equal ones h is kept.
+
+    A head that passes h on has z equal to h, and a net may end in places that are all h.
+    """
+    kept: list[int] = []
+    order = sorted(range(len(candidates)), key=lambda number: (candidates[number].place != "h", number))
+    for number in order:
+        one = candidates[number]
+        others = (candidates[each] for each in kept)
+        if not any(other.run == one.run and _equal(other.clean, one.clean) for other in others):
+            kept.append(number)
+    return sorted(kept)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Candidates of the same images.

@@ -31,6 +31,8 @@ _RULE = files(__package__).joinpath("rule.yaml")
 _EVIDENCE = files(__package__).joinpath("evidence.yaml")
 
 
+# Structure is an accuracy less chance; below this it is noise.
+NO_STRUCTURE = 0.05
 # The criteria of the score.
 CRITERIA = ("cluster_predictability", "two_nn")
 
@@ -148,8 +150,14 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
         for each, found in zip(pool.candidates, vetoes, strict=True)
     ]
     listed: list[Shortlisted] = []
+    shared: list[str] = []
     if kept:
         parts = measured_parts(left, rule, seed)
+        if len(kept) > 1 and (most := float(parts[0].values.max())) < NO_STRUCTURE:
+            shared = [
+                f"The candidates share no structure: the best value is {most:.2f}, chance 0. Their order means "
+                "nothing; check that all have the same images in the same order."
+            ]
         ranking = rank(parts, rule.weights, left.candidates, len(pool.ids), samples=rule.samples, seed=seed)
         listed, chosen = _listed(left, ranking, rule)
         for at, number in enumerate(kept):
@@ -165,7 +173,7 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
         seed=seed,
         samples=rule.samples,
         theory=shares_for_h(pool),
-        notes=[*pool.notes, *_notes(pool, rule)],
+        notes=[*pool.notes, *shared, *_notes(pool, rule)],
     )
 
 
@@ -225,6 +233,8 @@ def _scored(parts: Sequence[Part], ranking: Ranking, chosen: set[int], at: int) 
         "values": {part.criterion: float(part.values[at]) for part in parts},
         "parts": {name: float(ranks[at]) for name, ranks in ranking.parts.items()},
         "score": float(ranking.scores[at]),
+        "low": float(np.quantile(ranking.drawn[:, at], 0.025)),
+        "high": float(np.quantile(ranking.drawn[:, at], 0.975)),
         "first": float((ranking.drawn.argmax(1) == at).mean()),
         "listed": float((ranking.drawn[:, at] >= threshold).mean()),
     }

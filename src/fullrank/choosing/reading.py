@@ -11,13 +11,13 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fullrank.batch import as_float
-from fullrank.choosing.candidates import Candidate, Pool
+from fullrank.choosing.candidates import Candidate, Pool, distinct
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.encoders.foreign import with_places
-from fullrank.errors import DataError, UsageError, count_of
+from fullrank.errors import DataError, UsageError, count_of, unknown_name
 from fullrank.heads.contract import views_for
 from fullrank.objectives import objective
 from fullrank.objectives.contract import trained_by
@@ -81,6 +81,8 @@ def read_pool(targets: Sequence[Any], reading: Reading, progress: Progress | Non
     """
     if not targets:
         raise UsageError("There is nothing to choose from; name runs, or files of embeddings.")
+    if reading.seed < 0:
+        raise UsageError(f"The seed must be 0 or more, but got {reading.seed}; 0 is the default.")
     if reading.limit < LEAST_IMAGES:
         raise UsageError(f"The limit is {reading.limit} images, but {LEAST_IMAGES} or more are needed.")
     files = [is_embeddings(each) for each in targets]
@@ -118,7 +120,8 @@ def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress |
             images = _in_the_order_of(first, images)
         if images.ids != first.ids:
             raise UsageError(
-                f"{names[0]} and {name} have unlike images, {first} and {images}, and cannot be compared; "
+                f"{names[0]} and {name} have {_shared(first, images)} images in common, of {len(first)} and "
+                f"{len(images)}, so they cannot be compared; "
                 "give --data, the images for all of them."
             )
         candidates += _read(name, target, images, reading, progress)
@@ -127,10 +130,17 @@ def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress |
     if first is None or len(first) < LEAST_IMAGES:
         count = 0 if first is None else len(first)
         raise DataError(f"A choice needs {LEAST_IMAGES} images or more, but got {count}; give more.")
+    kept = distinct(candidates)
+    if len(kept) < len(candidates):
+        left = [f"{each.run} {each.place}" for n, each in enumerate(candidates) if n not in kept]
+        named = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        notes.append(f"Left out, because they equal another place of their run: {named}.")
+    if reading.label not in first.labels:
+        raise unknown_name("label", reading.label, first.labels, f"the images have {', '.join(first.labels)}")
     labels = first.labels.get(reading.label)
     known = labels if labels is not None and (labels >= 0).any() else None
     return Pool(
-        candidates,
+        [candidates[number] for number in kept],
         np.asarray(first.ids),
         _viewed_rows(len(first), reading),
         reading.views,
@@ -146,6 +156,10 @@ def _in_the_order_of(first: ImageSet, images: ImageSet) -> ImageSet:
         return images
     number = {name: row for row, name in enumerate(images.ids)}
     return images.subset(np.array([number[name] for name in first.ids]))
+
+
+def _shared(one: ImageSet, other: ImageSet) -> int:
+    return len(set(one.ids) & set(other.ids))
 
 
 def _sample(target: Target, reading: Reading) -> tuple[ImageSet, list[str]]:
@@ -233,8 +247,12 @@ def _read_views(
 
 
 def _of_files(paths: Sequence[Path], reading: Reading) -> Pool:
-    if reading.data is not None or reading.places is not None:
-        raise UsageError("Files of embeddings have no images and one place each; leave out data and places.")
+    given = reading.data is not None or reading.places is not None or reading.views != CHAIN
+    if given or reading.label != "label":
+        raise UsageError(
+            "Files of embeddings have their own labels, no images, and one place each; leave out data, "
+            "places, views and labels."
+        )
     files = [open_embeddings(path) for path in paths]
     names = unique_names([str(path) for path in paths])
     rows, ids, notes = _common_rows(files, names)

@@ -1,26 +1,25 @@
 """Vetoes: candidates that are no choice, each with its reason."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from fullrank.choosing.candidates import Candidate, Pool
-from fullrank.spectrum import effective_rank, infonce_at_place, mean_cosine
+from fullrank.spectrum import effective_rank, mean_cosine, recalled_views
 
 # Features with a lower effective rank hold less than the classes of any usual label.
 LEAST_RANK = 5.0
 # Rows whose mean cosine is above this are one direction, as in `complete-collapse`.
 MOST_COSINE = 0.9999
-# InfoNCE within this share of ln(n) tells no image from another.
-NEAR_CHANCE = 0.02
+# Recall of the other view below this times chance tells no image from another. InfoNCE does not serve: at a
+# temperature of 0.2 it may be above chance where recall is 30 times chance.
+NEAR_CHANCE = 5
 
 
 def find_vetoes(pool: Pool) -> list[list[str]]:
     """Why each candidate is left out, in sentences; an empty list for one that is kept.
 
     A candidate is left out if a row is not finite, if all rows are one, if its effective rank is below
-    `LEAST_RANK`, or if InfoNCE at the place is within 2 % of chance.
+    `LEAST_RANK`, or if the other view of an image is recalled hardly more often than by chance.
     """
     return [list(_vetoes(each)) for each in pool.candidates]
 
@@ -39,10 +38,10 @@ def _vetoes(candidate: Candidate) -> list[str]:
     rank = effective_rank(candidate.clean)
     if rank < LEAST_RANK:
         width = candidate.clean.shape[1]
-        found.append(f"Its effective rank is {rank:.1f} of {width}, below {LEAST_RANK:g}.")
+        found.append(f"Its effective rank is {rank:.2f} of {width}, below {LEAST_RANK:g}.")
     if candidate.views is not None:
-        loss = infonce_at_place(candidate.views[0], candidate.views[1])
-        chance = math.log(candidate.views.shape[1])
-        if loss > (1 - NEAR_CHANCE) * chance:
-            found.append(f"Its views tell no image from another: InfoNCE is {loss:.2f}, chance {chance:.2f}.")
+        recall = float(recalled_views(candidate.views[0], candidate.views[1]).mean())
+        chance = 1 / candidate.views.shape[1]
+        if recall < NEAR_CHANCE * chance:
+            found.append(f"Views tell no image from another: recall is {recall:.4f}, chance {chance:.4f}.")
     return found

@@ -40,6 +40,8 @@ def cluster_ids(features: Tensor, clusters: int, *, seed: int = 0) -> np.ndarray
         raise UsageError(f"Clusters must be 2 or more, but got {clusters}; the usual number is sqrt(N).")
     if len(rows) < clusters:
         raise DataError(f"{clusters} clusters need as many rows, but got {len(rows)}; give more rows.")
+    largest = rows.abs().max()
+    rows = rows.double() / (largest if largest > 0 else 1.0)  # so that no square leaves its range
     lengths = rows.norm(dim=1, keepdim=True)
     unit = (rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny)).float().cpu().numpy()
     ids: np.ndarray = KMeans(clusters, n_init=1, max_iter=_STEPS, random_state=seed).fit_predict(unit)
@@ -75,7 +77,7 @@ def predicted_clusters(
     >>> predicted_clusters(x, [ids], np.arange(50)).mean() > 0.9
     True
 
-    Source: the part S of RELATED.md D4, a proposal of our own.
+    Source: a proposal of our own.
     """
     rows = feature_matrix(features)
     fit = np.asarray(fit)

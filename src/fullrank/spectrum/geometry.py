@@ -241,7 +241,7 @@ def self_cluster(features: Tensor) -> float:
     >>> round(self_cluster(torch.ones(5, 3)), 6), round(self_cluster(torch.eye(3)), 6)
     (1.0, -0.5)
 
-    Source: FBDM's metric of that name, as RELATED.md D1 has it.
+    Source: the metric of that name in a study of 260 vision models (2608.23182).
     """
     require_matrix(features)
     count, width = features.shape

@@ -1,5 +1,6 @@
 """A choice without labels -> plotly figures; pure functions, nothing is read or drawn. Torch-free."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,8 +38,8 @@ def scores_figure(entry: ChoiceEntry, styles: Mapping[str, Style]) -> go.Figure 
     for key, (run, style) in enumerate(styles.items()):
         here = [row for row in rows if row.run == run and row.score is not None]
         scores = [row.score for row in here if row.score is not None]
-        lows = [row.score if row.low is None else row.low for row in here]
-        highs = [row.score if row.high is None else row.high for row in here]
+        lows = [score if row.low is None else row.low for row, score in zip(here, scores, strict=True)]
+        highs = [score if row.high is None else row.high for row, score in zip(here, scores, strict=True)]
         bars: dict[str, Any] = {
             "type": "data",
             "symmetric": False,
@@ -219,4 +220,4 @@ def _cell(row: CandidateRow | None) -> str:
 
 def _size(rank: float) -> float:
     """The diameter of a marker whose area grows with a rank."""
-    return (_SMALLEST**2 + rank * (_LARGEST**2 - _SMALLEST**2)) ** 0.5
+    return math.sqrt(_SMALLEST**2 + rank * (_LARGEST**2 - _SMALLEST**2))

@@ -19,7 +19,8 @@ def shortlist_table(entry: ChoiceEntry) -> TextTable:
     lines = []
     for rank, each in enumerate(entry.shortlist, 1):
         row = rows.get((each.run, each.place))
-        shares = [words.per_cent(row and row.first), words.per_cent(row and row.listed)]
+        found = (None, None) if row is None else (row.first, row.listed)
+        shares = list(map(words.per_cent, found))
         score = [decimals(each.score, 2), words.interval(each.low, each.high), *shares]
         ranks = [decimals(each.parts.get(name), 2) for name in parts]
         lines.append((str(rank), each.run, each.place, *score, *ranks))
