@@ -155,8 +155,8 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
         parts = measured_parts(left, rule, seed)
         if len(kept) > 1 and (most := float(parts[0].values.max())) < NO_STRUCTURE:
             shared = [
-                f"The candidates share no structure: the best value is {most:.2f}, chance 0. Their order means "
-                "nothing; check that all have the same images in the same order."
+                f"The candidates share no structure: the best value is {most:.2f}, chance 0. Their order "
+                "means nothing; check that all have the same images in the same order."
             ]
         ranking = rank(parts, rule.weights, left.candidates, len(pool.ids), samples=rule.samples, seed=seed)
         listed, chosen = _listed(left, ranking, rule)
