@@ -172,7 +172,7 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
         views=pool.views,
         seed=seed,
         samples=rule.samples,
-        theory=shares_for_h(pool),
+        theory=shares_for_h(left),
         notes=[*pool.notes, *shared, *_notes(pool, rule)],
     )
 

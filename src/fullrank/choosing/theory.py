@@ -10,7 +10,10 @@ from fullrank.theory.weighting.placement import share_better_before, strengths_b
 def shares_for_h(pool: Pool) -> dict[str, float]:
     """By run with h and z: the share of the signal for which P2's closed form predicts h to be better.
 
-    A half means that theory has no preference. Runs whose z is h are left out.
+    A half means that theory has no preference. Runs whose z is h are left out. Features must be finite and
+    must vary, so candidates with a veto are not for it.
+
+    What it cannot see: which directions the label uses; see `share_better_before`.
     """
     shares: dict[str, float] = {}
     if pool.views is None:
