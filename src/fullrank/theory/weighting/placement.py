@@ -64,7 +64,8 @@ def share_better_before(before: Array, after: Array, signal: Array) -> float:
 
     By our linear model of P2, a label along direction j needs about :math:`\sum_i a_i^2 / a_j^2` examples
     at h, and :math:`\sum_i b_i^2 / b_j^2` at z. So h is better for the directions that the head makes
-    relatively weaker. Without labels it is unknown which direction matters, so each counts by its signal. Directions
+    relatively weaker. Without labels it is unknown which direction matters, so each counts by its
+    signal. Directions
     for which both are equal count half.
 
     The bound :math:`\sum_i b_i^2 / \sum_i a_i^2` is the mean of :math:`b_j^2 / a_j^2`, with weights
