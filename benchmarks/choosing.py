@@ -364,7 +364,9 @@ def main() -> None:
     if given.write:
         names = ("cases", "first", "first_low", "first_high", "shortlist", "shortlist_low", "shortlist_high")
         names += ("within_first", "within_shortlist")
-        source = "Fashion-MNIST, composites, and digits with newer objectives, all short runs (docs/choosing.md)"
+        source = (
+            "Fashion-MNIST, composites, and digits with newer objectives, all short runs (docs/choosing.md)"
+        )
         kept_regret = {
             kind: {name: round(tables[kind]["rule"][name], 3) for name in names} | {"source": source}
             for kind in ("runs", "places")

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 from oracles import choosing as oracle
+from sklearn.metrics import normalized_mutual_info_score
 
-from fullrank.spectrum import infonce_at_place, infonce_by_image, isotropy, self_cluster
+from fullrank.choosing.judging import expected_best, rank_correlation
+from fullrank.choosing.rule import relative_ranks, weighted_scores
+from fullrank.probes import cluster_predictability
+from fullrank.spectrum import dime, infonce_at_place, infonce_by_image, isotropy, mst_dimension, self_cluster
 
 
 def views(seed: int, count: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -87,3 +91,111 @@ def test_expected_excess_equals_the_mean_of_drawn_maxima():
     drawn = truth + errors * random.normal(size=(200_000, 4))
     found = drawn.max(1).mean(), truth[drawn.argmax(1)].mean()
     assert oracle.expected_maximum(truth, errors) == pytest.approx(found, abs=0.02)
+
+
+def gaussian_grams(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
+    """The kernel exp(-|x - y|^2 / 2) of unit rows, after the joint mean of both views was subtracted."""
+    mean = np.concatenate([a, b]).mean(0)
+    units = ([oracle.unit(row - mean) for row in view] for view in (a, b))
+    return [oracle.gram(rows, lambda x, y: math.exp(-math.fsum((x - y) ** 2) / 2)) for rows in units]
+
+
+@pytest.mark.parametrize(("count", "width", "noise"), [(2, 3, 0.1), (4, 6, 0.3), (5, 2, 1.0)])
+def test_dime_tends_to_the_mean_over_all_permutations(count, width, noise):
+    a, b = views(count, count, width, noise)
+    expected = oracle.dime(*gaussian_grams(a, b))
+    assert dime(*tensors(a, b), draws=3000) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("penalty", [0.01, 0.1, 3.0])
+@pytest.mark.parametrize(("count", "width", "few"), [(60, 5, 20), (40, 30, 12), (50, 1, 10)])
+def test_cluster_predictability_equals_one_ridge_a_teacher_with_a_column_of_ones(count, width, few, penalty):
+    random = np.random.default_rng(few)
+    features = views(few, count, width, 0.0)[0]
+    signs = features[:, 0] > np.median(features[:, 0])
+    teachers = [random.integers(0, 4, count), signs.astype(int), np.zeros(count, int)]
+    fit = random.permutation(count)[:few]
+    rest = np.setdiff1d(np.arange(count), fit)
+    weight = few * penalty * np.trace(oracle.covariance(features[fit])) / width
+    expected = []
+    for ids in teachers[:2]:
+        predicted = oracle.ridge_predictions(features, ids, fit, weight)
+        expected.append(oracle.above_majority(predicted[rest].tolist(), ids[rest].tolist()))
+    measured = cluster_predictability(*tensors(features), teachers, fit, penalty)
+    np.testing.assert_allclose(measured, [*expected, 0.0], rtol=1e-9, atol=1e-12)
+
+
+# Boundaries make a small sample of many directions look flatter, so the tolerance grows with them.
+@pytest.mark.parametrize(
+    ("directions", "low", "high"), [(1, 0.95, 1.05), (2, 1.8, 2.3), (3, 2.5, 3.3), (5, 3.4, 5.3)]
+)
+def test_mst_dimension_of_a_cube_in_more_channels(directions, low, high):
+    random = np.random.default_rng(directions)
+    turned = np.linalg.qr(random.normal(size=(8, 8)))[0][:directions]
+    rows = random.random((600, directions)) @ turned
+    measured = mst_dimension(*tensors(rows))
+    assert low < measured < high
+    # Shift and scale change nothing. Rows that are there twice count once, but other subsets are drawn.
+    assert mst_dimension(*tensors(rows * 7 + 3)) == pytest.approx(measured, rel=1e-6)
+    assert low < mst_dimension(*tensors(np.concatenate([rows, rows]))) < high
+
+
+def test_mst_dimension_is_near_that_of_trees_grown_one_row_at_a_time():
+    random = np.random.default_rng(0)
+    rows = random.random((400, 3))
+    sizes = [50, 100, 200, 400]
+    lengths = [np.mean([oracle.tree_length(random.permutation(rows)[:n]) for _ in range(2)]) for n in sizes]
+    slope = np.polyfit(np.log(sizes), np.log(lengths), 1)[0]
+    assert mst_dimension(*tensors(rows)) == pytest.approx(1 / (1 - slope), rel=0.15)
+
+
+def test_ranks_among_candidates_share_ties_and_go_from_zero_to_one():
+    random = np.random.default_rng(0)
+    for count in (2, 3, 7, 20):
+        values = random.integers(0, 6, count).astype(float)
+        expected = oracle.ranks(values.tolist(), [True] * count)
+        assert relative_ranks(values).tolist() == pytest.approx(expected)
+
+
+def test_scores_are_the_weighted_mean_of_the_parts_that_were_measured():
+    random = np.random.default_rng(1)
+    ranks = {name: random.random(5) for name in ("a", "b")}
+    weights = {"a": 2.0, "b": 0.5, "absent": 7.0}
+    expected = [(2 * a + 0.5 * b) / 2.5 for a, b in zip(ranks["a"], ranks["b"], strict=True)]
+    assert weighted_scores(ranks, weights).tolist() == pytest.approx(expected)
+
+
+def test_rank_correlation_is_spearmans_with_ties():
+    random = np.random.default_rng(2)
+    for count in (3, 9, 30):
+        one, other = random.integers(0, 5, count) + np.eye(count)[0], random.normal(size=count)
+        assert rank_correlation(one, other) == pytest.approx(oracle.spearman(one, other))
+
+
+def test_normalised_mutual_information_of_the_oracle_is_that_of_scikit_learn():
+    random = np.random.default_rng(3)
+    one, other = random.integers(0, 4, 50), random.integers(0, 3, 50)
+    expected = normalized_mutual_info_score(one, other)
+    assert oracle.mutual_information_share(one.tolist(), other.tolist()) == pytest.approx(expected)
+
+
+def drawn_hits(truth: np.ndarray, images: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((len(truth), images)) < truth[:, None]
+
+
+def test_expected_best_of_one_clear_leader_is_its_accuracy():
+    truth = np.array([0.95, 0.7, 0.6, 0.5])
+    found = [expected_best(drawn_hits(truth, 400, seed), samples=50) for seed in range(40)]
+    error = math.sqrt(0.95 * 0.05 / 400 / 40)
+    assert np.mean(found) == pytest.approx(0.95, abs=4 * error)
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_expected_best_of_equal_candidates_removes_more_than_half_of_the_excess(count):
+    truth, images = np.full(count, 0.8), 400
+    every = [drawn_hits(truth, images, seed) for seed in range(40)]
+    spread = math.sqrt(0.8 * 0.2 / images)
+    largest, owner = oracle.expected_maximum(truth, [spread] * count)
+    assert np.mean([hits.mean(1).max() for hits in every]) == pytest.approx(largest, abs=4 * spread / 40**0.5)
+    left = np.mean([expected_best(hits, samples=50) for hits in every]) - 0.8
+    assert abs(left) < 0.5 * (largest - owner)
