@@ -66,6 +66,15 @@ def test_many_labels_find_what_shows_the_classes():
     assert found.accuracies[2] < 0.5 < found.accuracies[0]
 
 
+def test_labels_do_not_choose_a_candidate_with_a_veto():
+    pool = three_runs()
+    holes = candidate("holes", mixture())
+    holes.clean[0, 0] = torch.nan
+    found = choose_with_labels(pool_of(holes, *pool.candidates, labels=pool.labels), 100)
+    assert found.accuracies[0] is None
+    assert found.run in ("a", "b")
+
+
 def test_fewer_labels_than_asked_for_are_refused():
     pool = three_runs()
     with pytest.raises(DataError, match="400"):

@@ -11,7 +11,14 @@ from sklearn.metrics import normalized_mutual_info_score
 from fullrank.choosing.judging import expected_best, rank_correlation
 from fullrank.choosing.rule import relative_ranks, weighted_scores
 from fullrank.probes import cluster_predictability
-from fullrank.spectrum import dime, infonce_at_place, infonce_by_image, isotropy, mst_dimension, self_cluster
+from fullrank.spectrum import (
+    dime,
+    infonce_at_place,
+    infonce_by_image,
+    isotropy_ratio,
+    mst_dimension,
+    self_cluster,
+)
 
 
 def views(seed: int, count: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +75,7 @@ def test_self_cluster_of_one_line_is_one_and_of_orthogonal_rows_is_below_zero():
 @pytest.mark.parametrize(("count", "width"), [(3, 2), (40, 6), (8, 20), (5, 1)])
 def test_isotropy_equals_the_traces_of_the_covariance(count, width):
     features = views(count, count, width, 0.0)[0]
-    assert isotropy(*tensors(features)) == pytest.approx(oracle.isotropy(features), rel=1e-9)
+    assert isotropy_ratio(*tensors(features)) == pytest.approx(oracle.isotropy(features), rel=1e-9)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
@@ -76,7 +83,7 @@ def test_isotropy_of_equal_variances_is_the_share_of_directions(rank):
     random = np.random.default_rng(rank)
     turned = np.linalg.qr(random.normal(size=(8, 8)))[0][:rank]
     features = np.concatenate([np.eye(rank), -np.eye(rank)]) @ turned + 3
-    assert isotropy(*tensors(features)) == pytest.approx(rank / 8, rel=1e-9)
+    assert isotropy_ratio(*tensors(features)) == pytest.approx(rank / 8, rel=1e-9)
 
 
 @pytest.mark.parametrize(("count", "excess"), [(2, 1 / math.sqrt(math.pi)), (3, 1.5 / math.sqrt(math.pi))])

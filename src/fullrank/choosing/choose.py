@@ -125,7 +125,7 @@ def choose(
     if len(pool.candidates) < 2:
         raise UsageError("A choice needs two candidates or more, but got one; name more runs or places.")
     entry = choose_among(pool, seed=seed)
-    if labels_for is not None:
+    if labels_for is not None and entry.shortlist:
         entry = entry.model_copy(update={"labels": choose_with_labels(pool, labels_for, seed=seed)})
     record = new_record("choice", {}, [], choice=entry)
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,8 +49,8 @@ def regret(hits: np.ndarray, chosen: Sequence[int], samples: int = 500, seed: in
         seed: The seed of the samples.
 
     >>> hits = np.stack([np.arange(100) < 90, np.arange(100) < 70])
-    >>> round(regret(hits, [1]), 1), round(regret(hits, [0, 1]), 1)
-    (20.0, 0.0)
+    >>> round(regret(hits, [1])), round(regret(hits, [0, 1]))
+    (20, 0)
     """
     return 100 * (expected_best(hits, samples, seed) - expected_best(hits[list(chosen)], samples, seed))
 

@@ -7,6 +7,7 @@ import torch
 
 from fullrank.choosing.candidates import Pool
 from fullrank.choosing.rule import default_order
+from fullrank.choosing.vetoes import find_vetoes
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.ridge import Ridge
 from fullrank.record import LabelsChoice
@@ -69,14 +70,20 @@ def choose_with_labels(pool: Pool, count: int, *, seed: int = 0, heads: Sequence
     if len(np.unique(labels[rows])) < 2:
         raise DataError(f"The {count} labels drawn are all of one class; give images of two or more.")
     index = torch.from_numpy(rows)
-    accuracies = [cross_validated(each.clean[index], labels[rows], seed) for each in pool.candidates]
+    accuracies = [
+        None if vetoes else cross_validated(each.clean[index], labels[rows], seed)
+        for each, vetoes in zip(pool.candidates, find_vetoes(pool), strict=True)
+    ]
+    known_ones = [-1.0 if accuracy is None else accuracy for accuracy in accuracies]
+    if max(known_ones) < 0:
+        raise DataError("Every candidate has a veto, so labels have nothing to choose from; leave them out.")
     defaults = default_order(pool.candidates, heads)
-    best = int(np.lexsort((defaults, -np.array(accuracies)))[0])
-    error = binomial_error(accuracies[best], count)
+    best = int(np.lexsort((defaults, -np.array(known_ones)))[0])
+    error = binomial_error(known_ones[best], count)
     tied = [
         f"{each.run} {each.place}"
-        for number, (each, accuracy) in enumerate(zip(pool.candidates, accuracies, strict=True))
-        if number != best and accuracy >= accuracies[best] - error
+        for number, (each, accuracy) in enumerate(zip(pool.candidates, known_ones, strict=True))
+        if number != best and accuracy >= known_ones[best] - error
     ]
     return LabelsChoice(
         labels=count,

@@ -74,7 +74,7 @@ def predicted_clusters(
 
     >>> x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     >>> ids = (x[:, 0] > 0).long().numpy()
-    >>> predicted_clusters(x, [ids], np.arange(50)).mean() > 0.9
+    >>> bool(predicted_clusters(x, [ids], np.arange(50)).mean() > 0.9)
     True
 
     Source: a proposal of our own.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         alpha_req_of as alpha_req_of,
         effective_rank as effective_rank,
         effective_rank_of as effective_rank_of,
-        isotropy as isotropy,
+        isotropy_ratio as isotropy_ratio,
         largest_gap as largest_gap,
         largest_gap_of as largest_gap_of,
         live_dimensions as live_dimensions,

@@ -231,7 +231,7 @@ def participation_ratio_of(values: Tensor) -> float:
     return float(values.sum().square() / values.square().sum()) if values.any() else 0.0
 
 
-def isotropy(features: Tensor) -> float:
+def isotropy_ratio(features: Tensor) -> float:
     r"""The participation ratio over the width, 1/D (one direction) to 1 (all directions alike).
 
     .. math:: \frac{(\sum_k \lambda_k)^2}{D \sum_k \lambda_k^2}
@@ -248,7 +248,7 @@ def isotropy(features: Tensor) -> float:
         UsageError: As `participation_ratio`.
         DataError: As `participation_ratio`.
 
-    >>> round(isotropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 6)
+    >>> round(isotropy_ratio(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 6)
     1.0
 
     Source: LOES (2605.23033).

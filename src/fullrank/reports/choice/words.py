@@ -266,7 +266,7 @@ def short_names(names: Sequence[str], longest: int) -> dict[str, str]:
     >>> list(short_names(["a", "bc"], 4).values())
     ['a', 'bc']
     >>> list(short_names(["digits-mlp-48-s0", "digits-none-s1"], 13).values())
-    ['di…mlp-48-s0', 'di…none-s1']
+    ['dig…mlp-48-s0', 'dig…none-s1']
     >>> list(short_names(["resnet-50-imagenet", "vit-small-imagenet"], 9).values())
     ['resn…enet', 'vit-…enet']
     """
