@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fullrank.batch import as_float
 from fullrank.choosing.candidates import Candidate, Pool, distinct
+from fullrank.choosing.repeated import without_repeated
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
 from fullrank.embeddings.files import EmbeddingFile, open_embeddings
@@ -26,7 +27,7 @@ from fullrank.progress import counted
 from fullrank.runs.run import Run
 from fullrank.targets.images import images_of
 from fullrank.targets.opening import Target, target as open_target
-from fullrank.views import step_generator, view_pipeline
+from fullrank.views import Views, step_generator, view_pipeline
 
 # Of middle strength: crops of half the image or more, no flip (a flipped digit is another sign), mild colour.
 CHAIN = "simclr,scale=0.5,flip=0,brightness=0.2,contrast=0.2,saturation=0.2,hue=0.05,grey=0,blur=0"
@@ -38,6 +39,8 @@ LEAST_IMAGES = 64
 # Of the encoder's own places, beside h and those of the head.
 _INNER = 3
 _BATCH = 256
+# So many images tell whether two runs have the same ones.
+_COMPARED = 64
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,20 @@ def read_pool(targets: Sequence[Any], reading: Reading, progress: Progress | Non
         raise UsageError(f"The limit is {reading.limit} images, but {LEAST_IMAGES} or more are needed.")
     files = [is_embeddings(each) for each in targets]
     if all(files):
-        return _of_files([Path(each) for each in targets], reading)
+        return _of_unlike_images(_of_files([Path(each) for each in targets], reading))
     if any(files):
         raise UsageError("Runs and files of embeddings cannot be compared; write the runs with embed first.")
-    return _of_models([open_target(each) for each in targets], reading, progress)
+    opened = [open_target(each) for each in targets]
+    return _of_unlike_images(_of_models(opened, _names_of(targets, opened), reading, progress))
+
+
+def _of_unlike_images(pool: Pool) -> Pool:
+    """The pool without repeated images; DataError if too few are left."""
+    pool = without_repeated(pool)
+    if len(pool.ids) < LEAST_IMAGES:
+        left = f"{count_of(len(pool.ids), 'unlike image')}"
+        raise DataError(f"A choice needs {LEAST_IMAGES} images or more, but got {left}; give more.")
+    return pool
 
 
 def default_places(encoder: nn.Module, head: nn.Module | None) -> list[str]:
@@ -106,8 +119,24 @@ def default_places(encoder: nn.Module, head: nn.Module | None) -> list[str]:
     return [*own, "h", *([] if head is None else [*head_places(head)[:-1], "z"])]
 
 
-def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress | None) -> Pool:
-    names = unique_names([each.name for each in targets])
+def _names_of(given: Sequence[Any], targets: Sequence[Target]) -> list[str]:
+    """A name for each target. Runs are named by their folders; unlike modules of one class are numbered."""
+    names: list[str] = []
+    for number, (model, target) in enumerate(zip(given, targets, strict=True)):
+        if target.run is not None:
+            names.append(str(target.run.path.resolve()))
+        elif isinstance(model, str | Path):
+            names.append(target.name)
+        else:
+            before = zip(given[:number], targets, strict=False)
+            others = {id(each) for each, one in before if one.name == target.name and each is not model}
+            names.append(f"{target.name} ({len(others) + 1})" if others else target.name)
+    return unique_names(names)
+
+
+def _of_models(
+    targets: Sequence[Target], names: Sequence[str], reading: Reading, progress: Progress | None
+) -> Pool:
     candidates: list[Candidate] = []
     notes: list[str] = []
     first: ImageSet | None = None
@@ -118,12 +147,7 @@ def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress |
             notes += added
         else:
             images = _in_the_order_of(first, images)
-        if images.ids != first.ids:
-            raise UsageError(
-                f"{names[0]} and {name} have {_shared(first, images)} images in common, of {len(first)} and "
-                f"{len(images)}, so they cannot be compared; "
-                "give --data, the images for all of them."
-            )
+        _check_same(first, images, (names[0], name), (targets[0], target), reading)
         candidates += _read(name, target, images, reading, progress)
         if target.run is not None and str(target.run.recipe.views) == reading.views:
             notes.append(f"{name} was trained with the very views of this choice, which favours it.")
@@ -148,6 +172,40 @@ def _of_models(targets: Sequence[Target], reading: Reading, progress: Progress |
         first.class_names.get(reading.label) or (),
         notes,
     )
+
+
+def _check_same(
+    first: ImageSet,
+    images: ImageSet,
+    names: tuple[str, str],
+    targets: tuple[Target, Target],
+    reading: Reading,
+) -> None:
+    """Raise UsageError unless two targets have the same images in the same order."""
+    one, other = names
+    if images.ids != first.ids:
+        raise UsageError(
+            f"{one} and {other} have {_shared(first, images)} images in common, of {len(first)} and "
+            f"{len(images)}, so they cannot be compared; "
+            "give --data, the images for all of them."
+        )
+    if reading.data is None and not _look_alike(first, images, *targets):
+        raise UsageError(
+            f"{one} and {other} have images of the same names that differ, from {first} and {images}, "
+            "so they cannot be compared; give --data, the images for all of them."
+        )
+
+
+def _look_alike(first: ImageSet, images: ImageSet, one: Target, other: Target) -> bool:
+    """Whether images of the same ids are the same: unlike data in memory have row numbers as ids alike."""
+    if images.image_shape != first.image_shape:
+        return one.run is not None and other.run is not None and _data_of(one.run) == _data_of(other.run)
+    rows = np.unique(np.linspace(0, len(first) - 1, _COMPARED).astype(int))
+    return torch.equal(first.batch(rows).images, images.batch(rows).images)
+
+
+def _data_of(run: Run) -> str:
+    return str(run.recipe.data)
 
 
 def _in_the_order_of(first: ImageSet, images: ImageSet) -> ImageSet:
@@ -193,16 +251,23 @@ def _read(
     """The candidates of one target, from one pass over the images and one over their views."""
     encoder = with_places(target.opened(images), images.image_size, images.channels)
     head, last = target.head, target.head or nn.Identity()
-    places = list(reading.places or default_places(encoder, head))
+    places = list(dict.fromkeys(reading.places or default_places(encoder, head)))
     if head is None:
         places = [place for place in places if place != "z" and not place.startswith("head.")]
+    if not places:
+        raise UsageError(f"{name} has no head, so it has none of the places; give h, or a layer of it.")
+    pair = _pair_of_views(images, reading)
+    # z is read in any case: the objective trains it, and every place that is the same.
     clean = collect_features(
-        encoder, last, counted(images.batches(_BATCH), progress, name, len(images)), places
+        encoder,
+        last,
+        counted(images.batches(_BATCH), progress, name, len(images)),
+        list(dict.fromkeys([*places, "z"])),
     )
-    seen = _read_views(encoder, last, images.subset(_viewed_rows(len(images), reading)), places, reading)
-    run = target.run
+    viewed = images.subset(_viewed_rows(len(images), reading))
+    seen = _read_views(encoder, last, viewed, places, pair, reading.seed)
+    run, z = target.run, clean["z"]
     for depth, place in enumerate(places):
-        trained = places[-1] if head is not None else "h"
         yield Candidate(
             name,
             place,
@@ -213,7 +278,7 @@ def _read(
             seed=None if run is None else run.recipe.seed,
             loss=None if run is None else run.record.runs[0].loss,
             recipe=name if run is None else run.recipe.model_copy(update={"seed": 0}).model_dump_json(),
-            trained_on=_trained_on(run, clean[place].shape[1]) if run and place == trained else frozenset(),
+            trained_on=_trained_on(run, z.shape[1]) if run and torch.equal(clean[place], z) else frozenset(),
         )
 
 
@@ -222,19 +287,29 @@ def _trained_on(run: Run, width: int) -> frozenset[str]:
     return trained_by(objective(run.recipe.objective.alone, in_dim=width, num_classes=2))
 
 
+def _pair_of_views(images: ImageSet, reading: Reading) -> Views:
+    """The chain of views for images of this size, which makes two at a time."""
+    views = view_pipeline(reading.views, image_size=images.image_size, channels=images.channels)
+    if len(views.sizes) != 2:
+        raise UsageError(
+            f"The views {reading.views} are {len(views.sizes)}, but a choice draws 2 at a time; "
+            "give a chain without further crops, such as simclr."
+        )
+    return views
+
+
 @torch.no_grad()
 def _read_views(
-    encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], reading: Reading
+    encoder: nn.Module, head: nn.Module, images: ImageSet, places: Sequence[str], views: Views, seed: int
 ) -> dict[str, Tensor]:
     """Place -> features (q, n, D) of the views of `images`, whose parameters depend on the seed alone."""
-    views = view_pipeline(reading.views, image_size=images.image_size, channels=images.channels)
     parts: dict[str, list[Tensor]] = {place: [] for place in places}
     with evaluating(encoder, head):
         for number, start in enumerate(range(0, len(images), _BATCH)):
             batch = images.batch(np.arange(start, min(start + _BATCH, len(images))))
             rounds: dict[str, list[Tensor]] = {place: [] for place in places}
             for pair in range(VIEWS // 2):
-                generator = step_generator(reading.seed, pair, number)
+                generator = step_generator(seed, pair, number)
                 size = batch.images.shape[-2:]
                 parameters = views.sample(len(batch.images), generator, (size[0], size[1]), batch.sizes)
                 both = torch.cat(views.apply(batch.to(first_device(encoder)), parameters))
@@ -254,7 +329,7 @@ def _of_files(paths: Sequence[Path], reading: Reading) -> Pool:
             "places, views and labels."
         )
     files = [open_embeddings(path) for path in paths]
-    names = unique_names([str(path) for path in paths])
+    names = unique_names([str(path.resolve()) for path in paths])
     rows, ids, notes = _common_rows(files, names)
     if len(ids) > reading.limit:
         chosen = np.sort(np.random.default_rng(reading.seed).permutation(len(ids))[: reading.limit])
@@ -263,7 +338,7 @@ def _of_files(paths: Sequence[Path], reading: Reading) -> Pool:
         raise DataError(f"A choice needs {LEAST_IMAGES} rows or more, but got {len(ids)}; give more.")
     candidates = []
     for name, file, numbers in zip(names, files, rows, strict=True):
-        features = torch.cat(list(file.chunks(_BATCH)))[torch.from_numpy(numbers)].float()
+        features = file.take(numbers)  # never the whole file, which may not fit into memory
         candidates.append(Candidate(name, EMBEDDING, features, recipe=name))
     labelled = next(
         ((file, own) for file, own in zip(files, rows, strict=True) if file.labels is not None), None
