@@ -126,7 +126,8 @@ def choose(
         raise UsageError("A choice needs two candidates or more, but got one; name more runs or places.")
     entry = choose_among(pool, seed=seed)
     if labels_for is not None and entry.shortlist:
-        entry = entry.model_copy(update={"labels": choose_with_labels(pool, labels_for, seed=seed)})
+        found = choose_with_labels(pool, labels_for, seed=seed, heads=settings().heads)
+        entry = entry.model_copy(update={"labels": found})
     record = new_record("choice", {}, [], choice=entry)
     folder.mkdir(parents=True, exist_ok=True)
     record.save(folder)
