@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from choice_pools import three_runs
+from choice_pools import candidate, pool_of, three_runs
 
 from fullrank.choosing.criteria import CRITERIA, goodness
+from fullrank.errors import UsageError
 from fullrank.objectives import OBJECTIVES, objective
 from fullrank.objectives.contract import trained_by
 from fullrank.record.criteria import CRITERIA_TEXTS
@@ -56,3 +57,23 @@ def test_dime_of_unrelated_views_is_near_nothing_beside_that_of_equal_ones():
 def test_spanning_trees_find_the_dimension_of_a_cube(width):
     x = torch.rand(1500, width, generator=torch.Generator().manual_seed(0)) @ torch.randn(width, 7)
     assert mst_dimension(x, sample=1000) == pytest.approx(width, rel=0.25)
+
+
+def test_spanning_trees_need_a_draw():
+    with pytest.raises(UsageError):
+        mst_dimension(torch.rand(200, 3), draws=0)
+
+
+@pytest.mark.parametrize("name", ["rankme", "effective_rank", "participation_ratio", "isotropy", "two_nn"])
+def test_ranks_and_dimensions_prefer_noise_to_groups(name):
+    _, groups, noise = goodness(name, CRITERIA[name].measure(three_runs()))
+    assert noise > groups
+
+
+@pytest.mark.parametrize("name", ["alignment", "cluster_learnability"])
+def test_alignment_and_learnability_prefer_two_points_to_groups(name):
+    groups = three_runs().candidates[0]
+    points = torch.eye(12)[torch.arange(400) % 2]
+    collapsed = candidate("points", points + 0.01 * groups.clean, jitter=1e-4)
+    useful, empty = goodness(name, CRITERIA[name].measure(pool_of(groups, collapsed)))
+    assert empty > useful

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fullrank.errors import DataError
+from fullrank.errors import DataError, UsageError
 from fullrank.probes.clusters import cluster_ids
 from fullrank.probes.probe import feature_matrix
 
@@ -28,18 +28,22 @@ def cluster_learnability(features: Tensor, clusters: int, *, sample: int = 2000,
         seed: The seed of the order and of the clusters.
 
     Raises:
-        UsageError: For fewer than two clusters, or features that are not a matrix.
+        UsageError: For fewer than two clusters, a sample below them, or features that are not a matrix.
         DataError: For fewer rows than clusters, or features that are not finite.
 
-    >>> x = torch.eye(4).repeat(25, 1) + 0.01 * torch.randn(100, 4)
+    >>> noise = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    >>> x = torch.eye(4).repeat(25, 1) + 0.01 * noise
     >>> cluster_learnability(x, 4) > 0.9
     True
 
-    Source: Lu et al. 2022 (2206.01251), cluster learnability, with one neighbour and one pass.
+    Source: after Lu et al. 2022 (2206.01251), with one neighbour. The preprint scored rows in order, as here.
+    The published version takes the mean validation accuracy, which does not depend on the order.
     """
     rows = feature_matrix(features)
     if len(rows) < 2:
         raise DataError(f"Cluster learnability needs 2 rows or more, but got {len(rows)}; give more.")
+    if sample < clusters:
+        raise UsageError(f"{clusters} clusters need a sample of as many rows, but got {sample}; raise it.")
     order = np.random.default_rng(seed).permutation(len(rows))[:sample]
     some = rows[torch.from_numpy(order)]
     ids = torch.from_numpy(cluster_ids(some, clusters, seed=seed))

@@ -224,7 +224,7 @@ def uniformity(features: Tensor, t: float = 2.0, *, sample: int = 4096, seed: in
 
 
 def self_cluster(features: Tensor) -> float:
-    r"""Self-cluster: how far unit rows are from spread evenly, 0 (as isotropic noise) to 1 (one direction).
+    r"""Self-cluster: how far unit rows are from even: about 0 for isotropic noise, 1 for one direction.
 
     .. math:: \frac{S - N - N (N - 1) / D}{N^2 - N - N (N - 1) / D}, \qquad S = \sum_{ij} \cos^2(x_i, x_j)
 

@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
-from fullrank.errors import DataError
+from fullrank.errors import DataError, UsageError
 from fullrank.linalg import row_coordinates
 from fullrank.spectrum.geometry import sample_rows
 
@@ -34,7 +34,7 @@ def mst_dimension(features: Tensor, *, sample: int = 500, draws: int = 2, seed: 
         seed: The seed of the subsets.
 
     Raises:
-        UsageError: For features that are not a matrix, or an invalid sample.
+        UsageError: For features that are not a matrix, an invalid sample, or no draw.
         DataError: For fewer than 100 different rows, or rows that are not finite.
 
     >>> import torch
@@ -44,6 +44,8 @@ def mst_dimension(features: Tensor, *, sample: int = 500, draws: int = 2, seed: 
 
     Source: IdEst (2606.03338); Steele 1988 on the length of spanning trees.
     """
+    if draws < 1:
+        raise UsageError(f"Spanning trees need 1 draw or more, but got {draws}; the default is 2.")
     rows = (
         row_coordinates(sample_rows(features, sample, seed, "The dimension by spanning trees")).cpu().numpy()
     )

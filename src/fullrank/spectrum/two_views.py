@@ -78,8 +78,8 @@ def dime(a: Tensor, b: Tensor, *, draws: int = 4, seed: int = 0) -> float:
               S(M) = -\sum_k \lambda_k \ln \lambda_k \text{ of } M / \operatorname{tr} M
 
     A and B are Gram matrices with the Gaussian kernel :math:`e^{-\|x - y\|^2 / 2}` on unit rows after the
-    joint mean was subtracted. The kernel is ours; published values use others, so they do not compare. At
-    most 256 rows are used.
+    joint mean was subtracted. The kernel is ours; published values use others, so they do not compare. Only
+    the first 256 rows are used.
 
     It cannot see more than the kernel: rows that are nearly equal to it, or nearly all apart, give 0.
 
