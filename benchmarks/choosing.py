@@ -19,23 +19,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from fullrank import load
-from fullrank.choosing.candidates import Candidate, Pool, distinct
-from fullrank.choosing.choose import measured_parts, settings
+from fullrank.choosing.candidates import Candidate, Pool, Reading
+from fullrank.choosing.choose import measured_parts
 from fullrank.choosing.criteria import CRITERIA, goodness
+from fullrank.choosing.frozen import settings
 from fullrank.choosing.judging import expected_best, median_interval, rank_correlation
-from fullrank.choosing.labels import cross_validated
+from fullrank.choosing.labels import choose_with_labels
 from fullrank.choosing.parts import Part
-from fullrank.choosing.reading import Reading, _sample, read_pool
+from fullrank.choosing.reading import read_pool, sampled_images
 from fullrank.choosing.rule import default_order, in_order, rank, ranks_within, relative_ranks, shortlist
 from fullrank.choosing.theory import shares_for_h
 from fullrank.choosing.vetoes import find_vetoes
 from fullrank.probes import LinearProbe
+from fullrank.runs.recipe import Recipe
 from fullrank.targets.opening import target
 
 OLD = ("infonce", "spectral", "vicreg", "barlow-twins", "cross-entropy")
@@ -43,6 +46,8 @@ LABELS = (50, 100, 500)
 DRAWS = 2
 LIMIT = 3000
 WITHIN = 0.5
+# The least share of an image in the crops of the recipe `digits`.
+USUAL_CROPS = 0.4
 EVIDENCE = Path(__file__).parents[1] / "src/fullrank/choosing/evidence.yaml"
 
 
@@ -51,14 +56,11 @@ class Read:
     """One run, read: its candidates, whether a probe is right on each image by label and place, and more."""
 
     case: str
-    objective: str
     pool: Pool
     labels: dict[str, np.ndarray]
     hits: dict[tuple[str, str], np.ndarray]
     values: dict[str, list[float]]
-    vetoes: list[list[str]]
     theory: dict[str, float]
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,50 +81,40 @@ def halves(folder: Path, half: str) -> list[Path]:
     """The runs of a half: those on digits with the objectives of `OLD`, or all others."""
     found = []
     for path in sorted(folder.glob("*/recipe.yaml")):
-        recipe = yaml.safe_load(path.read_text())
-        if not (path.parent / "record.json").is_file() or recipe["held_out"] or recipe["seed"] > 1:
+        recipe = Recipe.resolve(path)
+        if not (path.parent / "record.json").is_file() or recipe.held_out or recipe.seed > 1:
             continue
-        name = recipe["objective"].partition(":")[0].partition(",")[0]
-        made = recipe["data"] == "digits" and name in OLD
+        made = str(recipe.data) == "digits" and recipe.objective.name in OLD
         if made == (half == "made"):
             found.append(path.parent)
     return found
 
 
 def read(path: Path) -> Read:
-    """Read a run once: features, criteria, and what a probe with labels gets right."""
-    begin = time.perf_counter()
-    run = load(path)
-    reading = Reading(limit=LIMIT)
-    pool = read_pool([run], reading)
-    images, _ = _sample(target(run), reading)
-    recipe = run.recipe
-    labels = {
-        name: values
-        for name, values in images.labels.items()
-        if not (np.unique(values) < 0).any() and len(np.unique(values)) > 1
-    }
-    hits = {
-        (name, each.place): crossed(each.clean, values)
-        for name, values in labels.items()
-        for each in pool.candidates
-    }
+    """Read a run once: features, criteria, and what a probe gets right. Vetoed places are gone."""
+    run, reading = load(path), Reading(limit=LIMIT)
+    whole = read_pool([run], reading)
+    kept = [each for each, vetoes in zip(whole.candidates, find_vetoes(whole), strict=True) if not vetoes]
+    pool = replace(whole, candidates=kept)
+    images, _ = sampled_images(target(run), reading)
+    rows = np.flatnonzero(np.isin(images.ids, pool.ids))  # without repeated images
+    # "group" is the other labels crossed.
+    names = [name for name in images.labels if name != "group" and len(np.unique(images.labels[name])) > 1]
+    labels = {name: images.labels[name][rows] for name in names}
+    hits = {(name, each.place): crossed(each.clean, labels[name]) for name in names for each in kept}
     values = {name: each.measure(pool) for name, each in CRITERIA.items() if name != "cluster_predictability"}
+    return Read(_case_of(run.recipe), pool, labels, hits, values, shares_for_h(pool))
+
+
+def _case_of(recipe: Recipe) -> str:
+    """What names a case: everything that is neither the head nor the seed, in few words."""
     short = {"composite:digits-on-textures,strength=1": "textures", "composite:two-cues,n=3000": "two cues"}
-    data = short.get(str(recipe.data), str(recipe.data))
-    encoder = "" if str(recipe.encoder) == "tiny-resnet" else f", {recipe.encoder}"
-    views = {"0.1": ", small crops", "1": ", no crops"}.get(_scale(str(recipe.views)), "")
-    views = views if data == "digits" else ""
-    epochs = f", {recipe.epochs} epochs" if recipe.epochs < 4 else ""
-    objective = str(recipe.objective).partition(":")[0].partition(",")[0]
-    case = f"{data}, {objective}{encoder}{views}{epochs}"
-    seconds = time.perf_counter() - begin
-    return Read(case, objective, pool, labels, hits, values, find_vetoes(pool), shares_for_h(pool), seconds)
-
-
-def _scale(views: str) -> str:
-    parts = [each.partition("=")[2] for each in views.split(",") if each.startswith("scale=")]
-    return parts[0] if parts else ""
+    words = [short.get(str(recipe.data), str(recipe.data)), recipe.objective.name]
+    words += [] if recipe.encoder.name == "tiny-resnet" else [recipe.encoder.name]
+    scale = dict(recipe.views.options).get("scale")
+    words += [f"crops of {scale:g}"] if recipe.data.name == "digits" and scale != USUAL_CROPS else []
+    words += [f"{recipe.epochs} epochs"] if recipe.epochs < 4 else []
+    return ", ".join(words)
 
 
 def crossed(features: torch.Tensor, labels: np.ndarray) -> np.ndarray:
@@ -147,42 +139,45 @@ def at_h(candidate: Candidate) -> bool:
 
 
 def joined(reads: Sequence[Read], keep: Callable[[Candidate], bool]) -> tuple[Pool, list[tuple[Read, int]]]:
-    """The pool of several runs, without vetoed candidates; and the (run, place) rows that are kept."""
-    rows = [
-        (one, number)
-        for one in reads
-        for number in distinct(one.pool.candidates)
-        if not find_vetoes(replace(one.pool, candidates=[one.pool.candidates[number]]))[0]
-        and keep(one.pool.candidates[number])
-    ]
+    """The pool of several runs on the same images; and the (run, place) rows that are kept."""
+    if any(not np.array_equal(one.pool.ids, reads[0].pool.ids) for one in reads):
+        raise ValueError(f"the runs of {reads[0].case} have unlike images")
+    rows = [(one, number) for one in reads for number, each in enumerate(one.pool.candidates) if keep(each)]
     pool = replace(reads[0].pool, candidates=[one.pool.candidates[number] for one, number in rows])
     return pool, rows
 
 
-def cases(reads: Sequence[Read], kind: str) -> Iterator[Case]:
-    """The cases of a kind."""
-    groups: dict[str, list[Read]] = defaultdict(list)
+def grouped(reads: Sequence[Read], kind: str) -> dict[str, list[list[Read]]]:
+    """Name of a group -> the sets of runs of its cases."""
+    reads = [one for one in reads if one.pool.candidates]
+    if kind == "places":
+        groups = defaultdict(list)
+        for one in reads:
+            groups[one.case].append([one])
+        return groups
+    sets: dict[str, list[Read]] = defaultdict(list)
     for one in reads:
-        groups[one.case].append(one)
-        data = one.case.partition(",")[0]
-        seeded = one.pool.candidates[0].seed == 0
-        if kind != "places" and one.case.count(",") == 1 and seeded:
-            groups[f"{data}, all objectives"].append(one)
-    for name, members in groups.items():
-        sets = [[one] for one in members] if kind == "places" else [members]
-        for some in sets:
-            if kind != "places" and len({each.pool.candidates[0].recipe for each in some}) < 3:
-                continue
-            pool, rows = joined(some, at_h if kind == "heads" else anywhere)
-            if len(rows) < 3:
-                continue
-            parts = measured_parts(pool, settings())
-            for label in (name for name in some[0].labels if name != "group"):
-                hits = np.stack([one.hits[label, one.pool.candidates[n].place] for one, n in rows])
-                values = {each: [one.values[each][n] for one, n in rows] for each in some[0].values}
-                title = f"{name}, {label}" if label != "label" else name
-                theory = {run: share for one in some for run, share in one.theory.items()}
-                yield Case(title, name, pool, parts, hits, some[0].labels[label], values, theory)
+        sets[one.case].append(one)
+        plain = one.case.count(",") == 1
+        if plain and one.pool.candidates[0].seed == 0:
+            sets[f"{one.case.partition(',')[0]}, all objectives"].append(one)
+    recipes = {name: {one.pool.candidates[0].recipe for one in some} for name, some in sets.items()}
+    return {name: [some] for name, some in sets.items() if len(recipes[name]) >= 3}
+
+
+def cases(group: str, sets: Sequence[Sequence[Read]], kind: str) -> Iterator[Case]:
+    """The cases of a group: one for each set of runs and label."""
+    for some in sets:
+        pool, rows = joined(some, at_h if kind == "heads" else anywhere)
+        if len(rows) < 3:
+            continue
+        parts = measured_parts(pool, settings())
+        for label in some[0].labels:
+            hits = np.stack([one.hits[label, one.pool.candidates[n].place] for one, n in rows])
+            values = {each: [one.values[each][n] for one, n in rows] for each in some[0].values}
+            title = f"{group}, {label}" if label != "label" else group
+            theory = {run: share for one in some for run, share in one.theory.items()}
+            yield Case(title, group, pool, parts, hits, some[0].labels[label], values, theory)
 
 
 def listed(scores: np.ndarray, pool: Pool) -> list[int]:
@@ -190,7 +185,7 @@ def listed(scores: np.ndarray, pool: Pool) -> list[int]:
     return shortlist(np.argsort(-scores, kind="stable").tolist(), pool.candidates)
 
 
-def judge(case: Case) -> dict[str, object]:
+def judge(case: Case) -> dict[str, Any]:
     """Regrets, in points, of each way to choose: of its first candidate, and of its best of three."""
     rule, pool = settings(), case.pool
     parts = case.parts
@@ -240,8 +235,8 @@ def judge(case: Case) -> dict[str, object]:
     }
     least = min((each.loss for each in candidates if each.loss is not None), default=math.nan)
     baselines = {
-        "h of the MLP head": of_h(lambda each: (each.head or "").startswith("mlp")),
-        "h of the sub-vector": of_h(lambda each: (each.head or "").startswith("subvector")),
+        "h of the MLP head": of_h(lambda each: each.head is not None and each.head.name == "mlp"),
+        "h of the sub-vector": of_h(lambda each: each.head is not None and each.head.name == "subvector"),
         "h of a random run": of_h(lambda each: True),
         "z of a random run": [n for n, each in enumerate(candidates) if each.place == "z"],
         "middle place": [rows[len(rows) // 2] for rows in middle.values()],
@@ -274,16 +269,13 @@ def _theory_place(case: Case, run: str) -> str:
 
 
 def with_labels(case: Case, count: int, seed: int) -> int:
-    """The candidate that so many labels choose."""
-    rows = np.random.default_rng([seed, count]).permutation(len(case.labels))[:count]
-    found = [
-        cross_validated(each.clean[torch.from_numpy(rows)], case.labels[rows])
-        for each in case.pool.candidates
-    ]
-    return int(np.argmax(found))
+    """The number of the candidate that so many labels choose."""
+    chosen = choose_with_labels(replace(case.pool, labels=case.labels), count, settings().heads, seed=seed)
+    names = [(each.run, each.place) for each in case.pool.candidates]
+    return names.index((chosen.run, chosen.place))
 
 
-def summary(judged: Sequence[dict], kind: str) -> dict[str, dict[str, float]]:
+def summary(judged: Sequence[dict[str, Any]], kind: str) -> dict[str, dict[str, float]]:
     """Medians of the regrets with intervals over groups, shares within half a point, mean correlation."""
     table = {}
     for name in dict.fromkeys(name for each in judged for name in each["ways"]):
@@ -319,14 +311,51 @@ def summary(judged: Sequence[dict], kind: str) -> dict[str, dict[str, float]]:
     return table
 
 
+def paired(judged: Sequence[dict[str, Any]], kind: str) -> None:
+    """Print how much less the rule loses than each other way, by case: first less first, three less first."""
+    print(f"\n{kind}: points that the rule loses less the points of another way, medians over cases")
+    print(f"{'other way':26s} first less first      best of three less first   best of three less its three")
+    for name in judged[0]["ways"]:
+        rows = [each for each in judged if name in each["ways"]]
+        groups = [each["group"] for each in rows]
+        ways = [(each["ways"]["rule"], each["ways"][name]) for each in rows]
+        columns = [[own[0] - other[0] for own, other in ways], [own[1] - other[0] for own, other in ways]]
+        if all(other[1] is not None for _, other in ways):
+            columns.append([own[1] - other[1] for own, other in ways])
+        shown = []
+        for column in columns:
+            median, low, high = median_interval(column, groups)
+            shown.append(f"{median:6.2f} [{low:.1f}, {high:.1f}]".ljust(22))
+        print(f"{name:26s} {'   '.join(shown)}")
+
+
 def _read_kept(job: tuple[Path, Path]) -> Path:
     path, kept = job
     torch.set_num_threads(1)
     out = kept / f"{path.name}.pt"
     if not out.is_file():
-        torch.save(read(path), out)
+        torch.save(vars(read(path)), out)
         print(f"read {path.name}", flush=True)
     return out
+
+
+def _read_back(file: Path) -> Read:
+    # Written by this script, so it may be unpickled.
+    return Read(**torch.load(file, weights_only=False))
+
+
+def _judge_group(job: tuple[str, str, list[list[Path]]]) -> list[dict[str, Any]]:
+    kind, group, files = job
+    torch.set_num_threads(1)
+    judged = []
+    for some in files:
+        for case in cases(group, [[_read_back(file) for file in some]], kind):
+            judged.append(judge(case))
+            if kind != "places":
+                first, three, _ = judged[-1]["ways"]["rule"]
+                about = f"{kind}: {case.name}, {judged[-1]['candidates']} candidates"
+                print(f"{about}, best {judged[-1]['best']:.1f}: {first:.2f}, {three:.2f}", flush=True)
+    return judged
 
 
 def main() -> None:
@@ -347,20 +376,20 @@ def main() -> None:
     jobs = [(path, kept) for path in halves(given.runs, given.half)[: given.most]]
     with get_context("spawn").Pool(given.workers) as workers:
         files = workers.map(_read_kept, jobs, chunksize=1)
-    # Written by this script a moment ago.
-    reads = [torch.load(file, weights_only=False) for file in files]
-    tables, every = {}, {}
-    for kind in ("runs", "heads", "places"):
-        judged = []
-        for case in cases(reads, kind):
-            judged.append(judge(case))
-            if kind != "places":
-                first, three, _ = judged[-1]["ways"]["rule"]
-                about = f"{case.name}: {judged[-1]['candidates']} candidates"
-                print(f"{about}, best {judged[-1]['best']:.1f}: {first:.2f}, {three:.2f}", flush=True)
-        tables[kind], every[kind] = summary(judged, kind), judged
+        reads = {file: _read_back(file) for file in files}
+        file_of = {id(one): file for file, one in reads.items()}
+        tables, every = {}, {}
+        for kind in ("runs", "heads", "places"):
+            groups = grouped(list(reads.values()), kind)
+            work = [
+                (kind, name, [[file_of[id(one)] for one in some] for some in sets])
+                for name, sets in groups.items()
+            ]
+            every[kind] = [each for found in workers.map(_judge_group, work, chunksize=1) for each in found]
+            tables[kind] = summary(every[kind], kind)
+            paired(every[kind], kind)
     (given.out / f"{given.half}.json").write_text(json.dumps({"summary": tables, "cases": every}, indent=1))
-    print(f"{len(reads)} runs, {(time.perf_counter() - begin) / 60:.1f} minutes")
+    print(f"\n{len(reads)} runs, {(time.perf_counter() - begin) / 60:.1f} minutes")
     if given.write:
         names = ("cases", "first", "first_low", "first_high", "shortlist", "shortlist_low", "shortlist_high")
         names += ("within_first", "within_shortlist")

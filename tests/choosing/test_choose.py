@@ -8,9 +8,10 @@ import torch
 from choice_pools import candidate, mixture, pool_of, three_runs
 
 from fullrank import Run, train
+from fullrank.choosing.candidates import Reading, unique_names
 from fullrank.choosing.choose import choose, choose_among
 from fullrank.choosing.labels import choose_with_labels
-from fullrank.choosing.reading import Reading, default_places, read_pool, unique_names
+from fullrank.choosing.reading import default_places, read_pool
 from fullrank.choosing.vetoes import find_vetoes
 from fullrank.errors import DataError, UsageError
 from fullrank.record import Record
@@ -61,7 +62,7 @@ def test_if_all_are_vetoed_there_is_no_shortlist():
 
 
 def test_many_labels_find_what_shows_the_classes():
-    found = choose_with_labels(three_runs(), 100)
+    found = choose_with_labels(three_runs(), 100, [])
     assert found.run in ("a", "b")
     assert found.accuracies[2] < 0.5 < found.accuracies[0]
 
@@ -70,17 +71,40 @@ def test_labels_do_not_choose_a_candidate_with_a_veto():
     pool = three_runs()
     holes = candidate("holes", mixture())
     holes.clean[0, 0] = torch.nan
-    found = choose_with_labels(pool_of(holes, *pool.candidates, labels=pool.labels), 100)
+    found = choose_with_labels(pool_of(holes, *pool.candidates, labels=pool.labels), 100, [], vetoed={0})
     assert found.accuracies[0] is None
     assert found.run in ("a", "b")
+
+
+def test_labels_without_a_number_of_them_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="digit"):
+        choose([save(tmp_path, name, mixture()) for name in "ab"], labels="digit", out=tmp_path / "x")
+
+
+def test_a_term_flags_the_criteria_that_it_trains_at_its_place(tmp_path: Path):
+    run = train(
+        "digits",
+        out=tmp_path / "run",
+        head="linear:8",
+        objective="infonce:0.2 + koleo:0.1",
+        encoder="tiny-resnet,width=8",
+        limit=100,
+        batch_size=50,
+        epochs=1,
+    )
+    flags = {each.place: each.trained_on for each in read_pool([run], Reading(limit=100)).candidates}
+    assert "two_nn" in flags["h"]
+    assert "infonce" in flags["z"]
+    assert "infonce" not in flags["h"]
+    assert "two_nn" not in flags["z"]
 
 
 def test_fewer_labels_than_asked_for_are_refused():
     pool = three_runs()
     with pytest.raises(DataError, match="400"):
-        choose_with_labels(pool, 401)
+        choose_with_labels(pool, 401, [])
     with pytest.raises(UsageError):
-        choose_with_labels(pool, 3)
+        choose_with_labels(pool, 3, [])
 
 
 def test_a_run_is_compared_at_its_places_and_the_record_says_all(quick_run: Run, tmp_path: Path):

@@ -9,9 +9,12 @@ from oracles.choosing import ridge_predictions
 from scipy.special import ndtr
 
 from fullrank.choosing.candidates import Candidate, Pool
-from fullrank.choosing.choose import settings
+from fullrank.choosing.frozen import settings
 from fullrank.choosing.labels import FOLDS, PENALTY, choose_with_labels, cross_validated
 from fullrank.errors import DataError, UsageError
+from fullrank.heads import HEADS
+
+ORDER = settings().heads
 
 
 def features(rows: int, gap: float, seed: int, width: int = 8) -> tuple[torch.Tensor, np.ndarray]:
@@ -62,7 +65,7 @@ def test_the_scale_and_the_origin_of_features_do_not_matter(scale):
 
 
 def test_the_choice_is_the_clearest_candidate_and_near_ones_are_tied():
-    chosen = choose_with_labels(pool_of([0.0, 3.0, 1.0, 3.0]), 200)
+    chosen = choose_with_labels(pool_of([0.0, 3.0, 1.0, 3.0]), 200, ORDER)
     assert chosen.run in ("run1", "run3")
     assert chosen.labels == 200
     best = max(chosen.accuracies)
@@ -73,7 +76,7 @@ def test_the_choice_is_the_clearest_candidate_and_near_ones_are_tied():
 def test_of_equal_candidates_h_comes_first():
     x, labels = features(100, 2.0, 1)
     places = [Candidate("run", place, x, depth=depth) for depth, place in enumerate(["block.3", "h", "z"])]
-    chosen = choose_with_labels(Pool(places, np.arange(100), labels=labels), 60)
+    chosen = choose_with_labels(Pool(places, np.arange(100), labels=labels), 60, ORDER)
     assert chosen.place == "h"
     assert chosen.tied == ["run block.3", "run z"]
 
@@ -81,19 +84,19 @@ def test_of_equal_candidates_h_comes_first():
 def test_equal_candidates_of_unlike_heads_come_in_the_order_of_the_rule():
     """The default of labels and that of the shortlist are one order, whatever the order of the runs."""
     x, labels = features(100, 2.0, 2)
-    runs = [Candidate(head, "h", x, head=head) for head in ("none", "subvector:4", "mlp:4")]
+    runs = [Candidate(head, "h", x, head=HEADS.parse(head)) for head in ("none", "subvector:4", "mlp:4")]
     for some in (runs, runs[::-1]):
-        chosen = choose_with_labels(Pool(some, np.arange(100), labels=labels), 60, heads=settings().heads)
+        chosen = choose_with_labels(Pool(some, np.arange(100), labels=labels), 60, ORDER)
         assert chosen.run == "mlp:4"
 
 
 def test_unlabelled_images_are_not_drawn_and_too_few_labels_are_refused():
     pool = pool_of([2.0, 2.0], rows=120, unlabelled=60)
-    assert choose_with_labels(pool, 60).labels == 60
+    assert choose_with_labels(pool, 60, ORDER).labels == 60
     with pytest.raises(DataError, match="60"):
-        choose_with_labels(pool, 61)
+        choose_with_labels(pool, 61, ORDER)
     with pytest.raises(UsageError, match="19"):
-        choose_with_labels(pool, 19)
+        choose_with_labels(pool, 19, ORDER)
     single = Pool(pool.candidates, pool.ids, labels=np.zeros(120, int))
     with pytest.raises(DataError, match="30"):
-        choose_with_labels(single, 30)
+        choose_with_labels(single, 30, ORDER)

@@ -81,14 +81,14 @@ def test_the_dimension_is_that_of_the_same_images_at_every_candidate():
 def test_the_influence_on_two_nn_is_its_slope():
     """Scaling the logarithm of one row's ratio is what a weight of that row does to the likelihood."""
     x = mixture(200)
-    rows, added = two_nn_influence(x)
-    assert (rows == np.arange(200)).all()
+    found = two_nn_influence(x)
+    assert (found.rows == np.arange(200)).all()
     distances = torch.cdist(x.double(), x.double()).sort(1).values
     logs = (distances[:, 2] / distances[:, 1]).log().numpy()
     weights = np.ones(200)
     weights[7] += 1e-5
     before, after = 200 / logs.sum(), weights.sum() / (weights @ logs)
-    assert added[7] == pytest.approx((after - before) / 1e-5 * 200, rel=1e-3)
+    assert found.added[7] == pytest.approx((after - before) / 1e-5 * 200, rel=1e-3)
 
 
 def test_a_part_moves_with_its_images_as_if_it_were_measured_on_them():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fullrank.choosing.candidates import Candidate, Pool
-from fullrank.choosing.reading import Reading, read_pool
+from fullrank.choosing.candidates import Candidate, Pool, Reading
+from fullrank.choosing.reading import read_pool
 from fullrank.choosing.repeated import first_of_equal, without_repeated
 from fullrank.errors import DataError
 

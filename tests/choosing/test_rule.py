@@ -18,12 +18,14 @@ from fullrank.choosing.rule import (
     shortlist,
     weighted_scores,
 )
+from fullrank.heads import HEADS
 
 NONE = torch.zeros(2, 1)
 
 
 def spot(run: str, place: str, depth: int = 0, head: str | None = None, recipe: str = "") -> Candidate:
-    return Candidate(run, place, NONE, depth=depth, head=head, recipe=recipe or run)
+    spec = None if head is None else HEADS.parse(head)
+    return Candidate(run, place, NONE, depth=depth, head=spec, recipe=recipe or run)
 
 
 def part(name: str, values: list[float], noise: float = 0.0) -> Part:

@@ -9,7 +9,8 @@ import torch
 from transparent import SETTINGS, Coded, WithoutLoud, coded_images
 
 from fullrank import Run, train
-from fullrank.choosing.reading import Reading, read_pool
+from fullrank.choosing.candidates import Reading
+from fullrank.choosing.reading import read_pool
 from fullrank.data import ImageSet
 from fullrank.errors import UsageError
 from fullrank.views import step_generator, view_pipeline

@@ -2,21 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict
 
-from fullrank.choosing.candidates import Pool
+from fullrank.choosing.candidates import CHAIN, Pool, Reading
+from fullrank.choosing.frozen import RuleSettings, known_regret, settings
 from fullrank.choosing.labels import choose_with_labels
 from fullrank.choosing.parts import Part, dimension, structure
-from fullrank.choosing.reading import CHAIN, Reading, read_pool
+from fullrank.choosing.reading import read_pool
 from fullrank.choosing.rule import Ranking, default_order, in_order, rank, shortlist
 from fullrank.choosing.theory import shares_for_h
 from fullrank.choosing.vetoes import find_vetoes
@@ -24,32 +21,11 @@ from fullrank.door import import_modules
 from fullrank.errors import UsageError
 from fullrank.files import result_folder
 from fullrank.progress import progress_bar
-from fullrank.record import CandidateRow, ChoiceEntry, Result, RuleRegret, Shortlisted
+from fullrank.record import CandidateRow, ChoiceEntry, Result, Shortlisted
 from fullrank.record.making import new_record
-
-_RULE = files(__package__).joinpath("rule.yaml")
-_EVIDENCE = files(__package__).joinpath("evidence.yaml")
-
 
 # Structure is an accuracy less chance; below this it is noise.
 NO_STRUCTURE = 0.05
-# The criteria of the score.
-CRITERIA = ("cluster_predictability", "two_nn")
-
-
-class RuleSettings(BaseModel):
-    """The frozen settings of the rule, from `rule.yaml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    weights: dict[str, float]
-    clusters: float
-    few: float
-    penalty: float
-    rows: int
-    samples: int
-    heads: list[str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,6 +92,10 @@ def choose(
     >>> sorted(each.run for each in made.shortlist)
     ['a.npy', 'b.npy']
     """
+    if labels is not None and labels_for is None:
+        raise UsageError(
+            f"The labels {labels!r} serve --labels-for alone; say how many to use, or leave them out."
+        )
     import_modules(imports)
     folder = result_folder(out, "choice")
     given = targets if isinstance(targets, list | tuple) else [targets]
@@ -126,7 +106,8 @@ def choose(
         raise UsageError("A choice needs two candidates or more, but got one; name more runs or places.")
     entry = choose_among(pool, seed=seed)
     if labels_for is not None and entry.shortlist:
-        found = choose_with_labels(pool, labels_for, seed=seed, heads=settings().heads)
+        vetoed = {number for number, row in enumerate(entry.candidates) if row.vetoes}
+        found = choose_with_labels(pool, labels_for, settings().heads, vetoed=vetoed, seed=seed)
         entry = entry.model_copy(update={"labels": found})
     record = new_record("choice", {}, [], choice=entry)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +120,7 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
     rule = settings()
     vetoes = find_vetoes(pool)
     kept = [number for number, found in enumerate(vetoes) if not found]
-    left = Pool([pool.candidates[number] for number in kept], pool.ids, pool.viewed, pool.views, pool.labels)
+    left = replace(pool, candidates=[pool.candidates[number] for number in kept])
     rows = [
         CandidateRow(
             run=each.run,
@@ -176,24 +157,6 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
         theory=shares_for_h(left),
         notes=[*pool.notes, *shared, *_notes(pool, rule)],
     )
-
-
-@cache
-def settings() -> RuleSettings:
-    """The frozen rule."""
-    return RuleSettings.model_validate(yaml.safe_load(_RULE.read_text()))
-
-
-def known_regret(pool: Pool) -> RuleRegret | None:
-    """What the rule lost on cases like this pool that it was not made on, or None if there are none.
-
-    Evidence is there for several runs with views, and for the places of one run.
-    """
-    if pool.views is None or not _EVIDENCE.is_file():
-        return None
-    kind = "runs" if len({each.run for each in pool.candidates}) > 1 else "places"
-    regrets = yaml.safe_load(_EVIDENCE.read_text())
-    return RuleRegret.model_validate(regrets[kind]) if kind in regrets else None
 
 
 def measured_parts(pool: Pool, rule: RuleSettings, seed: int = 0) -> list[Part]:
@@ -244,10 +207,6 @@ def _scored(parts: Sequence[Part], ranking: Ranking, chosen: set[int], at: int) 
 def _notes(pool: Pool, rule: RuleSettings) -> list[str]:
     """What to mind about this choice."""
     notes = []
-    flagged = [f"{each.run} {each.place}" for each in pool.candidates if each.trained_on & set(CRITERIA)]
-    if flagged:
-        named = ", ".join(flagged[:3]) + (f" and {len(flagged) - 3} more" if len(flagged) > 3 else "")
-        notes.append(f"An objective trains a part of the score at {named}; that part is void there.")
     if len(pool.ids) < rule.rows:
         notes.append(f"{len(pool.ids)} images are few; with {rule.rows} or more the score is surer.")
     notes.append("Without labels nothing can know which of two structures your labels follow.")

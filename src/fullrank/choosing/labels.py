@@ -1,13 +1,12 @@
 """What a few labels would choose: a cross-validated probe on so many labelled images, at each candidate."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 
 from fullrank.choosing.candidates import Pool
 from fullrank.choosing.rule import default_order
-from fullrank.choosing.vetoes import find_vetoes
 from fullrank.errors import DataError, UsageError
 from fullrank.probes.ridge import Ridge
 from fullrank.record import LabelsChoice
@@ -45,14 +44,17 @@ def cross_validated(features: torch.Tensor, labels: np.ndarray, seed: int = 0) -
     return right / len(labels)
 
 
-def choose_with_labels(pool: Pool, count: int, *, seed: int = 0, heads: Sequence[str] = ()) -> LabelsChoice:
+def choose_with_labels(
+    pool: Pool, count: int, heads: Sequence[str], *, vetoed: Collection[int] = (), seed: int = 0
+) -> LabelsChoice:
     """The candidate with the best cross-validated accuracy on `count` labelled images.
 
     Args:
         pool: The candidates; some of the images must be labelled.
         count: The number of labelled images, drawn at random.
-        seed: The seed of the draw and of the folds.
         heads: Names of heads in the default order, for equal accuracies.
+        vetoed: The numbers of candidates that are left out.
+        seed: The seed of the draw and of the folds.
 
     Raises:
         UsageError: For fewer than 20 labels.
@@ -71,19 +73,17 @@ def choose_with_labels(pool: Pool, count: int, *, seed: int = 0, heads: Sequence
         raise DataError(f"The {count} labels drawn are all of one class; give images of two or more.")
     index = torch.from_numpy(rows)
     accuracies = [
-        None if vetoes else cross_validated(each.clean[index], labels[rows], seed)
-        for each, vetoes in zip(pool.candidates, find_vetoes(pool), strict=True)
+        None if number in vetoed else cross_validated(each.clean[index], labels[rows], seed)
+        for number, each in enumerate(pool.candidates)
     ]
-    known_ones = [-1.0 if accuracy is None else accuracy for accuracy in accuracies]
-    if max(known_ones) < 0:
-        raise DataError("Every candidate has a veto, so labels have nothing to choose from; leave them out.")
+    seen = np.array([-1.0 if accuracy is None else accuracy for accuracy in accuracies])
     defaults = default_order(pool.candidates, heads)
-    best = int(np.lexsort((defaults, -np.array(known_ones)))[0])
-    error = binomial_error(known_ones[best], count)
+    best = int(np.lexsort((defaults, -seen))[0])
+    error = binomial_error(float(seen[best]), count)
     tied = [
         f"{each.run} {each.place}"
-        for number, (each, accuracy) in enumerate(zip(pool.candidates, known_ones, strict=True))
-        if number != best and accuracy >= known_ones[best] - error
+        for number, each in enumerate(pool.candidates)
+        if number != best and seen[number] >= seen[best] - error
     ]
     return LabelsChoice(
         labels=count,

@@ -1,6 +1,5 @@
 """The parts of the score: what each says of every candidate, and what each image adds to it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 from fullrank.choosing.candidates import Candidate, Pool
 from fullrank.errors import UsageError
 from fullrank.probes.clusters import cluster_ids, majority_share, predicted_clusters
-from fullrank.spectrum import two_nn, two_nn_influence
+from fullrank.spectrum import two_nn_influence
 
 STRUCTURE, DIMENSION = "structure", "dimension"
 
@@ -39,11 +38,6 @@ class Part:
         own = weights[:, self.images]
         moved: np.ndarray = self.values + own @ self.influence.T / own.sum(1, keepdims=True)
         return moved
-
-    def of(self, kept: Sequence[int]) -> "Part":
-        """The part for some of the candidates."""
-        rows = list(kept)
-        return Part(self.name, self.criterion, self.values[rows], self.images, self.influence[rows])
 
 
 def structure(pool: Pool, *, clusters: int, few: float, penalty: float, seed: int = 0) -> Part:
@@ -111,10 +105,10 @@ def dimension(pool: Pool, *, rows: int, seed: int = 0) -> Part:
     order = np.random.default_rng(seed).permutation(len(pool.ids))[:rows]
     for each in pool.candidates:
         some = each.clean[torch.from_numpy(order)]
-        used, added = two_nn_influence(some, sample=rows)
+        found = two_nn_influence(some, sample=rows)
         spread = np.zeros(len(pool.ids))
-        spread[order[used]] = added * len(pool.ids) / len(used)
-        values.append(two_nn(some, sample=rows).value)
+        spread[order[found.rows]] = found.added * len(pool.ids) / len(found.rows)
+        values.append(found.value)
         influences.append(spread)
     return Part(DIMENSION, "two_nn", np.array(values), counted, np.stack(influences))
 

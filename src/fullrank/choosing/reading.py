@@ -1,7 +1,6 @@
 """Read the candidates of a choice: the same images, and views by one shared chain, through every run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from fullrank.batch import as_float
-from fullrank.choosing.candidates import Candidate, Pool, distinct
+from fullrank.choosing.candidates import LEAST_IMAGES, Candidate, Pool, Reading, distinct, unique_names
+from fullrank.choosing.of_files import pool_of_files
 from fullrank.choosing.repeated import without_repeated
 from fullrank.data import ImageSet
 from fullrank.devices import first_device
-from fullrank.embeddings.files import EmbeddingFile, open_embeddings
 from fullrank.embeddings.kinds import is_embeddings
 from fullrank.encoders.foreign import with_places
 from fullrank.errors import DataError, UsageError, count_of, unknown_name
@@ -24,46 +23,19 @@ from fullrank.objectives import objective
 from fullrank.objectives.contract import trained_by
 from fullrank.places import collect_features, evaluating, head_places, layer_of, read_places
 from fullrank.progress import counted
-from fullrank.runs.run import Run
+from fullrank.runs.build import terms_of
+from fullrank.runs.run import Run, input_shape
 from fullrank.targets.images import images_of
 from fullrank.targets.opening import Target, target as open_target
 from fullrank.views import Views, step_generator, view_pipeline
 
-# Of middle strength: crops of half the image or more, no flip (a flipped digit is another sign), mild colour.
-CHAIN = "simclr,scale=0.5,flip=0,brightness=0.2,contrast=0.2,saturation=0.2,hue=0.05,grey=0,blur=0"
-EMBEDDING = "embedding"
-# So many images at most have views, and so many views each.
-VIEWED, VIEWS = 1024, 4
-# The probe of the rule learns from a twentieth of the images; fewer than this leave it nothing to learn from.
-LEAST_IMAGES = 64
+# So many views of each image that has views.
+VIEWS = 4
 # Of the encoder's own places, beside h and those of the head.
 _INNER = 3
 _BATCH = 256
 # So many images tell whether two runs have the same ones.
 _COMPARED = 64
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Which images, views and places are read.
-
-    Args:
-        data: The spec of a source, or a torch Dataset or a pair of them; None means the runs' own images.
-        places: The places to read; None is `default_places` of each run.
-        views: The spec of the chain of views.
-        limit: At most this many images.
-        viewed: At most this many of them have views.
-        seed: The seed of the sample and of the views.
-        label: Which labels of the images the pool keeps. Nothing here looks at them.
-    """
-
-    data: Any = None
-    places: Sequence[str] | None = None
-    views: str = CHAIN
-    limit: int = 5000
-    viewed: int = VIEWED
-    seed: int = 0
-    label: str = "label"
 
 
 def read_pool(targets: Sequence[Any], reading: Reading, progress: Progress | None = None) -> Pool:
@@ -90,7 +62,7 @@ def read_pool(targets: Sequence[Any], reading: Reading, progress: Progress | Non
         raise UsageError(f"The limit is {reading.limit} images, but {LEAST_IMAGES} or more are needed.")
     files = [is_embeddings(each) for each in targets]
     if all(files):
-        return _of_unlike_images(_of_files([Path(each) for each in targets], reading))
+        return _of_unlike_images(pool_of_files([Path(each) for each in targets], reading))
     if any(files):
         raise UsageError("Runs and files of embeddings cannot be compared; write the runs with embed first.")
     opened = [open_target(each) for each in targets]
@@ -141,7 +113,7 @@ def _of_models(
     notes: list[str] = []
     first: ImageSet | None = None
     for name, target in zip(names, targets, strict=True):
-        images, added = _sample(target, reading)
+        images, added = sampled_images(target, reading)
         if first is None:
             first = images
             notes += added
@@ -220,7 +192,7 @@ def _shared(one: ImageSet, other: ImageSet) -> int:
     return len(set(one.ids) & set(other.ids))
 
 
-def _sample(target: Target, reading: Reading) -> tuple[ImageSet, list[str]]:
+def sampled_images(target: Target, reading: Reading) -> tuple[ImageSet, list[str]]:
     """The images of a choice for one target, and sentences about them. Labels are not looked at."""
     images = images_of(target, reading.data)
     whole, notes = images.test, list[str]()
@@ -266,7 +238,8 @@ def _read(
     )
     viewed = images.subset(_viewed_rows(len(images), reading))
     seen = _read_views(encoder, last, viewed, places, pair, reading.seed)
-    run, z = target.run, clean["z"]
+    run = target.run
+    trained = {} if run is None else _trained_by(run)
     for depth, place in enumerate(places):
         yield Candidate(
             name,
@@ -274,17 +247,29 @@ def _read(
             clean[place],
             seen[place],
             depth,
-            head=None if run is None else str(run.recipe.head),
+            head=None if run is None else run.recipe.head,
             seed=None if run is None else run.recipe.seed,
             loss=None if run is None else run.record.runs[0].loss,
             recipe=name if run is None else run.recipe.model_copy(update={"seed": 0}).model_dump_json(),
-            trained_on=_trained_on(run, z.shape[1]) if run and torch.equal(clean[place], z) else frozenset(),
+            trained_on=frozenset(
+                name
+                for other, names in trained.items()
+                if place == other or (other in clean and torch.equal(clean[place], clean[other]))
+                for name in names
+            ),
         )
 
 
-def _trained_on(run: Run, width: int) -> frozenset[str]:
-    """The criteria that the objective of a run trains at its z."""
-    return trained_by(objective(run.recipe.objective.alone, in_dim=width, num_classes=2))
+def _trained_by(run: Run) -> dict[str, frozenset[str]]:
+    """Place -> the criteria that the objective of a run trains there: at z, and where its terms say."""
+    recipe, (size, channels) = run.recipe, input_shape(run.path)
+    views = view_pipeline(recipe.views, image_size=size, channels=channels)
+    loss = objective(recipe.objective.alone, in_dim=run.head.out_dim, num_classes=2)
+    trained = {"z": trained_by(loss)}
+    for term in terms_of(recipe, run.encoder, run.head, views, num_classes=2):
+        place = getattr(term, "place", "h")
+        trained[place] = trained.get(place, frozenset()) | trained_by(term)
+    return trained
 
 
 def _pair_of_views(images: ImageSet, reading: Reading) -> Views:
@@ -319,82 +304,3 @@ def _read_views(
             for place, sides in rounds.items():
                 parts[place].append(torch.stack(sides))
     return {place: torch.cat(chunks, dim=1) for place, chunks in parts.items()}
-
-
-def _of_files(paths: Sequence[Path], reading: Reading) -> Pool:
-    given = reading.data is not None or reading.places is not None or reading.views != CHAIN
-    if given or reading.label != "label":
-        raise UsageError(
-            "Files of embeddings have their own labels, no images, and one place each; leave out data, "
-            "places, views and labels."
-        )
-    files = [open_embeddings(path) for path in paths]
-    names = unique_names([str(path.resolve()) for path in paths])
-    rows, ids, notes = _common_rows(files, names)
-    if len(ids) > reading.limit:
-        chosen = np.sort(np.random.default_rng(reading.seed).permutation(len(ids))[: reading.limit])
-        rows, ids = [each[chosen] for each in rows], ids[chosen]
-    if len(ids) < LEAST_IMAGES:
-        raise DataError(f"A choice needs {LEAST_IMAGES} rows or more, but got {len(ids)}; give more.")
-    candidates = []
-    for name, file, numbers in zip(names, files, rows, strict=True):
-        features = file.take(numbers)  # never the whole file, which may not fit into memory
-        candidates.append(Candidate(name, EMBEDDING, features, recipe=name))
-    labelled = next(
-        ((file, own) for file, own in zip(files, rows, strict=True) if file.labels is not None), None
-    )
-    labels = None if labelled is None or labelled[0].labels is None else labelled[0].labels[labelled[1]]
-    classes = () if labelled is None else labelled[0].classes or ()
-    return Pool(candidates, ids, labels=labels, classes=classes, notes=notes)
-
-
-def _common_rows(
-    files: Sequence[EmbeddingFile], names: Sequence[str]
-) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    """The numbers of the rows in each file that all files have, their ids, and sentences about that."""
-    if any(file.ids is None for file in files):
-        lengths = {name: file.rows for name, file in zip(names, files, strict=True)}
-        if len(set(lengths.values())) > 1:
-            shown = ", ".join(f"{name} has {rows}" for name, rows in lengths.items())
-            raise UsageError(
-                f"Files without ids need equally many rows, but {shown}; give files of the same."
-            )
-        every = np.arange(files[0].rows)
-        note = "Rows were matched by their order, because not every file has ids."
-        return [every for _ in files], every.astype(str), [note] if len(files) > 1 else []
-    ids = [np.asarray(file.ids) for file in files]
-    common = ids[0]
-    for name, other in zip(names[1:], ids[1:], strict=True):
-        common = common[np.isin(common, other)]
-        if not len(common):
-            raise UsageError(f"{names[0]} and {name} have no id in common; give files of the same images.")
-    if len(np.unique(common)) < len(common):
-        raise UsageError(f"{names[0]} has an id twice, so its rows cannot be matched; give each row its own.")
-    rows = []
-    for own in ids:
-        order = np.argsort(own, kind="stable")
-        rows.append(order[np.searchsorted(own, common, sorter=order)])
-    least = min(map(len, ids))
-    most = max(map(len, ids))
-    notes = [] if least == most == len(common) else [f"{count_of(len(common), 'row')} are in all files."]
-    return rows, common, notes
-
-
-def unique_names(paths: Sequence[str]) -> list[str]:
-    """The last parts of paths, with as many folders in front as tell them apart.
-
-    >>> unique_names(["runs/a", "runs/b"]), unique_names(["x/run", "y/run"])
-    (['a', 'b'], ['x/run', 'y/run'])
-
-    Raises:
-        UsageError: A path is named twice.
-    """
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise UsageError(f"{twice} is named twice; name each candidate once.")
-    parts = [Path(path).parts or (path,) for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-depth:]) for each in parts]
-        if len(set(names)) == len(names):
-            return names
-    return list(paths)

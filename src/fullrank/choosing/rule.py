@@ -7,6 +7,7 @@ import numpy as np
 
 from fullrank.choosing.candidates import Candidate
 from fullrank.choosing.parts import DIMENSION, STRUCTURE, Part
+from fullrank.specs import Spec
 from fullrank.statistics import mean_ranks
 
 # A normal variable is above its mean by one standard deviation or more in this share of draws.
@@ -184,7 +185,7 @@ def default_order(candidates: Sequence[Candidate], heads: Sequence[str]) -> np.n
     def key(number: int) -> tuple[float, bool, int, int]:
         one = candidates[number]
         from_h = one.depth - h.get(one.run, one.depth)
-        family = head_family(one.head or "")
+        family = "" if one.head is None else head_family(one.head)
         standing = heads.index(family) if family in heads else len(heads)
         return abs(from_h), from_h > 0, standing, number
 
@@ -194,11 +195,11 @@ def default_order(candidates: Sequence[Candidate], heads: Sequence[str]) -> np.n
     return positions
 
 
-def head_family(spec: str) -> str:
+def head_family(head: Spec) -> str:
     """The name of a head without its value, and whether it standardises first.
 
-    >>> head_family("mlp:48,norm=batch"), head_family("none"), head_family("subvector:24")
-    ('mlp,norm=batch', 'none', 'subvector')
+    >>> from fullrank.heads import HEADS
+    >>> head_family(HEADS.parse("mlp:48,norm=batch")), head_family(HEADS.parse("subvector:24"))
+    ('mlp,norm=batch', 'subvector')
     """
-    name = spec.partition(":")[0].partition(",")[0]
-    return f"{name},norm=batch" if "norm=batch" in spec else name
+    return f"{head.name},norm=batch" if dict(head.options).get("norm") == "batch" else head.name

@@ -1,6 +1,7 @@
 """What the linear theory says of h and z, for each run of a pool."""
 
 import numpy as np
+import torch
 
 from fullrank.choosing.candidates import Candidate, Pool
 from fullrank.choosing.parts import views_of
@@ -21,7 +22,7 @@ def shares_for_h(pool: Pool) -> dict[str, float]:
     at = {(each.run, each.place): each for each in pool.candidates}
     for (run, place), z in at.items():
         h = at.get((run, "h"))
-        if place == "z" and h is not None and not _same(h, z):
+        if place == "z" and h is not None and not torch.equal(h.clean, z.clean):
             views, outcome = (_pair(each) for each in (h, z))
             before, after, agreement = strengths_before_and_after(views, outcome)
             shares[run] = share_better_before(before, after, agreement * before)
@@ -31,7 +32,3 @@ def shares_for_h(pool: Pool) -> dict[str, float]:
 def _pair(candidate: Candidate) -> tuple[np.ndarray, np.ndarray]:
     views = views_of(candidate)
     return views[0].numpy(), views[1].numpy()
-
-
-def _same(one: Candidate, other: Candidate) -> bool:
-    return one.clean.shape == other.clean.shape and bool((one.clean == other.clean).all())

@@ -1,5 +1,6 @@
 """Clusters of one representation, predicted from another: a probe whose labels nobody gave."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ def cluster_ids(features: Tensor, clusters: int, *, seed: int = 0) -> np.ndarray
     True
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     rows = feature_matrix(features)
     if clusters < 2:
@@ -44,7 +46,10 @@ def cluster_ids(features: Tensor, clusters: int, *, seed: int = 0) -> np.ndarray
     rows = rows.double() / (largest if largest > 0 else 1.0)  # so that no square leaves its range
     lengths = rows.norm(dim=1, keepdim=True)
     unit = (rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny)).float().cpu().numpy()
-    ids: np.ndarray = KMeans(clusters, n_init=1, max_iter=_STEPS, random_state=seed).fit_predict(unit)
+    with warnings.catch_warnings():
+        # Fewer different rows than clusters: some clusters stay empty, which changes nothing here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ids: np.ndarray = KMeans(clusters, n_init=1, max_iter=_STEPS, random_state=seed).fit_predict(unit)
     return ids
 
 

@@ -242,7 +242,7 @@ def build(recipe: Recipe, train: ImageSet) -> Parts:
     sizes: dict[str, Any] = {"in_dim": head.out_dim, "num_classes": num_classes}
     loss = build_objective(recipe.objective.alone, **sizes, nested=nested_widths(head))
     # Built last: the weights of the other parts do not depend on the terms.
-    terms = _terms(recipe, encoder, head, views, num_classes)
+    terms = terms_of(recipe, encoder, head, views, num_classes)
     return Parts(encoder, head, loss, views, terms)
 
 
@@ -261,7 +261,7 @@ def check_sizes(encoder: Encoder, views: Views) -> None:
             ) from None
 
 
-def _terms(
+def terms_of(
     recipe: Recipe, encoder: Encoder, head: Head, views: Views, num_classes: int
 ) -> tuple[Auxiliary, ...]:
     """The auxiliary terms of the objective, with sizes that match the other parts."""

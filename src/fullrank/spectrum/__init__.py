@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     )
     from fullrank.spectrum.intrinsic import (
         IntrinsicDimension as IntrinsicDimension,
+        RowInfluence as RowInfluence,
         gride as gride,
         two_nn as two_nn,
         two_nn_influence as two_nn_influence,

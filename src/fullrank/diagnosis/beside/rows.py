@@ -9,6 +9,7 @@ import numpy as np
 
 from fullrank.embeddings.columns import UNLABELLED
 from fullrank.embeddings.files import EmbeddingFile
+from fullrank.embeddings.matching import common_rows
 from fullrank.embeddings.matrices import ArrayMatrix, Matrix, ReorderedMatrix
 from fullrank.errors import DataError, FullDiskError, UsageError, count_of, disk_is_full, one_line
 
@@ -65,7 +66,7 @@ def match_rows(now: EmbeddingFile, before: EmbeddingFile) -> MatchedRows:
         every = np.arange(rows[0])
         return MatchedRows("order", every, every, notes=(f"Rows were matched by their order: {without}.",))
     ids = now.all_ids, before.all_ids
-    numbers = _common(*ids)
+    numbers = common_rows(*ids)
     if not len(numbers[0]):
         examples = [_examples(values[values != ""]) for values in ids]
         raise UsageError(
@@ -109,28 +110,6 @@ def named_apart(now: EmbeddingFile, before: EmbeddingFile) -> tuple[EmbeddingFil
 def _examples(values: np.ndarray) -> str:
     named = ", ".join(repr(one_line(str(value), 40)) for value in values[:_NAMED])
     return named or "none"
-
-
-def _common(ids: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the rows whose ids both have, (N,) and (N,), ascending in the first."""
-    if np.array_equal(ids, others) and (ids != "").all():
-        return np.arange(len(ids)), np.arange(len(ids))
-    _, codes = np.unique(np.concatenate([ids, others]), return_inverse=True)
-    sides = codes[: len(ids)], codes[len(ids) :]
-    named = [np.flatnonzero(values != "") for values in (ids, others)]
-    keys = [(side + len(codes) * _occurrence(side))[rows] for side, rows in zip(sides, named, strict=True)]
-    _, first, second = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
-    order = np.argsort(first)
-    return named[0][first[order]], named[1][second[order]]
-
-
-def _occurrence(codes: np.ndarray) -> np.ndarray:
-    """How many earlier rows have the same code, (N,)."""
-    order = np.argsort(codes, kind="stable")
-    begins = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0])
-    counts = np.empty(len(codes), np.int64)
-    counts[order] = np.arange(len(codes)) - np.repeat(begins, np.diff(np.r_[begins, len(codes)]))
-    return counts
 
 
 @dataclass(frozen=True, eq=False)

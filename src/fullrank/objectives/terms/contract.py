@@ -62,6 +62,7 @@ class Auxiliary(nn.Module, ABC):
         cues: The names of further labels that it reads, such as ("background",); the step's `cues` has them.
         takes_views: Whether it takes a step of any number of views. Otherwise it is given each pair of views
             as a step of two, and averaged.
+        trains: The criteria of `fullrank choose` that it raises at its `place`, or at h if it has none.
 
     >>> import torch
     >>> class Short(Auxiliary):
@@ -76,6 +77,7 @@ class Auxiliary(nn.Module, ABC):
     detaches: ClassVar[bool] = False
     cues: tuple[str, ...] = ()
     takes_views: ClassVar[bool] = False
+    trains: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, weight: float = 1.0):
         super().__init__()

@@ -107,6 +107,7 @@ class KoLeoTerm(Auxiliary):
     """
 
     takes_views: ClassVar[bool] = True
+    trains: ClassVar[frozenset[str]] = frozenset({"gride", "two_nn", "uniformity"})
 
     def __init__(self, weight: float = 0.1, *, place_dims: Mapping[str, int] | None = None, place: str = "h"):
         super().__init__(weight)

@@ -129,7 +129,7 @@ def score_sentences(entry: ChoiceEntry) -> list[str]:
     names, kept = part_names(entry), [each for each in entry.candidates if each.score is not None]
     if not kept:
         return []
-    of = f"the {len(kept)} candidates that are kept" if len(kept) > 1 else "the one candidate that is kept"
+    of = f"the {len(kept)} candidates that are kept" if len(kept) > 1 else "one candidate"
     mean = "a weighted mean of ranks" if len(names) > 1 else "a rank"
     made = f"The score (rule {entry.rule}) is {mean} among {of}: 0 is the worst, 1 the best."
     parts = [f"{name.capitalize()}: {PARTS[name]}." for name in names if name in PARTS]
@@ -158,8 +158,11 @@ def left_out_sentence(entry: ChoiceEntry) -> str:
 
 def trained_sentences(entry: ChoiceEntry) -> list[str]:
     """Which criteria say nothing of which candidates, because their own objective trains them there."""
-    trained = [each for each in entry.candidates if each.trained_on]
-    groups = grouped((tuple(each.trained_on), each) for each in trained)
+    measured = {name for each in entry.candidates for name in each.values}
+    trained = [
+        (tuple(name for name in each.trained_on if name in measured), each) for each in entry.candidates
+    ]
+    groups = grouped(pair for pair in trained if pair[0])
     return [
         f"The objective trains {_all_of([title_of(each) for each in criteria])} at {_by_place(rows)}; "
         f"{'this criterion says' if len(criteria) == 1 else 'these criteria say'} nothing there."
@@ -253,7 +256,7 @@ def theory_sentences(entry: ChoiceEntry) -> list[str]:
         )
     return [
         f"The theory of reweighted features predicts h to be better than z {what}.",
-        "Without labels it is not known which directions matter; the rule does not use these shares.",
+        "On digits these shares were wrong about the place in most runs, so the rule does not use them.",
     ]
 
 
