@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from choosing_tables import report, summary
 
 from fullrank import load
 from fullrank.choosing.candidates import Candidate, Pool, Reading
 from fullrank.choosing.choose import measured_parts
 from fullrank.choosing.criteria import CRITERIA, goodness
 from fullrank.choosing.frozen import settings
-from fullrank.choosing.judging import expected_best, median_interval, rank_correlation
+from fullrank.choosing.judging import expected_best, rank_correlation
 from fullrank.choosing.labels import choose_with_labels
 from fullrank.choosing.parts import Part
 from fullrank.choosing.reading import read_pool, sampled_images
@@ -45,7 +46,6 @@ OLD = ("infonce", "spectral", "vicreg", "barlow-twins", "cross-entropy")
 LABELS = (50, 100, 500)
 DRAWS = 2
 LIMIT = 3000
-WITHIN = 0.5
 # The least share of an image in the crops of the recipe `digits`.
 USUAL_CROPS = 0.4
 EVIDENCE = Path(__file__).parents[1] / "src/fullrank/choosing/evidence.yaml"
@@ -275,60 +275,6 @@ def with_labels(case: Case, count: int, seed: int) -> int:
     return names.index((chosen.run, chosen.place))
 
 
-def summary(judged: Sequence[dict[str, Any]], kind: str) -> dict[str, dict[str, float]]:
-    """Medians of the regrets with intervals over groups, shares within half a point, mean correlation."""
-    table = {}
-    for name in dict.fromkeys(name for each in judged for name in each["ways"]):
-        rows = [each for each in judged if name in each["ways"]]
-        groups = [each["group"] for each in rows]
-        first = [each["ways"][name][0] for each in rows]
-        median, low, high = median_interval(first, groups)
-        correlations = [each["ways"][name][2] for each in rows]
-        correlation = float(np.nanmean(correlations)) if np.isfinite(correlations).any() else math.nan
-        entry = {"cases": len(rows), "first": median, "first_low": low, "first_high": high}
-        entry |= {"mean": float(np.mean(first)), "correlation": correlation}
-        entry |= {"within_first": float(np.mean(np.array(first) <= WITHIN))}
-        if all(each["ways"][name][1] is not None for each in rows):
-            three = [each["ways"][name][1] for each in rows]
-            median, low, high = median_interval(three, groups)
-            entry |= {"shortlist": median, "shortlist_low": low, "shortlist_high": high}
-            entry |= {"within_shortlist": float(np.mean(np.array(three) <= WITHIN))}
-            entry |= {"mean_shortlist": float(np.mean(three))}
-        table[name] = entry
-    print(f"\n{kind}: {len(judged)} cases")
-    title = "cases  first [95 %]        in half   best of 3 [95 %]      in half   Spearman"
-    print(f"{'way to choose':26s} {title}")
-    for name, each in sorted(table.items(), key=lambda item: item[1]["first"]):
-        three = ""
-        if "shortlist" in each:
-            span = f"[{each['shortlist_low']:.1f}, {each['shortlist_high']:.1f}]"
-            three = f"{each['shortlist']:6.2f} {span:14s} {100 * each['within_shortlist']:5.0f} %"
-        span = f"[{each['first_low']:.1f}, {each['first_high']:.1f}]"
-        print(
-            f"{name:26s} {each['cases']:4d} {each['first']:6.2f} {span:14s}"
-            f" {100 * each['within_first']:5.0f} %   {three:32s} {each['correlation']:6.2f}"
-        )
-    return table
-
-
-def paired(judged: Sequence[dict[str, Any]], kind: str) -> None:
-    """Print how much less the rule loses than each other way, by case: first less first, three less first."""
-    print(f"\n{kind}: points that the rule loses less the points of another way, medians over cases")
-    print(f"{'other way':26s} first less first      best of three less first   best of three less its three")
-    for name in judged[0]["ways"]:
-        rows = [each for each in judged if name in each["ways"]]
-        groups = [each["group"] for each in rows]
-        ways = [(each["ways"]["rule"], each["ways"][name]) for each in rows]
-        columns = [[own[0] - other[0] for own, other in ways], [own[1] - other[0] for own, other in ways]]
-        if all(other[1] is not None for _, other in ways):
-            columns.append([own[1] - other[1] for own, other in ways])
-        shown = []
-        for column in columns:
-            median, low, high = median_interval(column, groups)
-            shown.append(f"{median:6.2f} [{low:.1f}, {high:.1f}]".ljust(22))
-        print(f"{name:26s} {'   '.join(shown)}")
-
-
 def _read_kept(job: tuple[Path, Path]) -> Path:
     path, kept = job
     torch.set_num_threads(1)
@@ -378,7 +324,7 @@ def main() -> None:
         files = workers.map(_read_kept, jobs, chunksize=1)
         reads = {file: _read_back(file) for file in files}
         file_of = {id(one): file for file, one in reads.items()}
-        tables, every = {}, {}
+        every = {}
         for kind in ("runs", "heads", "places"):
             groups = grouped(list(reads.values()), kind)
             work = [
@@ -386,10 +332,8 @@ def main() -> None:
                 for name, sets in groups.items()
             ]
             every[kind] = [each for found in workers.map(_judge_group, work, chunksize=1) for each in found]
-            tables[kind] = summary(every[kind], kind)
-            paired(every[kind], kind)
-    (given.out / f"{given.half}.json").write_text(json.dumps({"summary": tables, "cases": every}, indent=1))
-    print(f"\n{len(reads)} runs, {(time.perf_counter() - begin) / 60:.1f} minutes")
+    (given.out / f"{given.half}.json").write_text(json.dumps(every, indent=1))
+    print(f"\n{len(reads)} runs, {(time.perf_counter() - begin) / 60:.1f} minutes\n\n{report(every)}")
     if given.write:
         names = ("cases", "first", "first_low", "first_high", "shortlist", "shortlist_low", "shortlist_high")
         names += ("within_first", "within_shortlist")
@@ -397,7 +341,7 @@ def main() -> None:
             "Fashion-MNIST, composites, and digits with newer objectives, all short runs (docs/choosing.md)"
         )
         kept_regret = {
-            kind: {name: round(tables[kind]["rule"][name], 3) for name in names} | {"source": source}
+            kind: {name: round(summary(every[kind])["rule"][name], 3) for name in names} | {"source": source}
             for kind in ("runs", "places")
         }
         EVIDENCE.write_text(

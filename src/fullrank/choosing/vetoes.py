@@ -8,7 +8,7 @@ from fullrank.spectrum import effective_rank, mean_cosine, recalled_views
 
 # Features with a lower effective rank hold less than the classes of any usual label.
 LEAST_RANK = 5.0
-# Rows whose mean cosine is above this are one direction, as in `complete-collapse`.
+# Rows whose mean cosine is above this are one direction, up to the noise of float32.
 MOST_COSINE = 0.9999
 # Recall of the other view below this times chance tells no image from another. InfoNCE does not serve: at a
 # temperature of 0.2 it may be above chance where recall is 30 times chance.
