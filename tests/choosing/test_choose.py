@@ -8,7 +8,7 @@ import torch
 from choice_pools import candidate, mixture, pool_of, three_runs
 
 from fullrank import Run, train
-from fullrank.choosing.candidates import Reading, unique_names
+from fullrank.choosing.candidates import Candidate, Reading, unique_names
 from fullrank.choosing.choose import choose, choose_among
 from fullrank.choosing.labels import choose_with_labels
 from fullrank.choosing.reading import default_places, read_pool
@@ -50,6 +50,15 @@ def test_candidates_without_a_choice_are_vetoed_with_a_reason():
     entry = choose_among(pool)
     assert [each.run for each in entry.shortlist] == ["good"]
     assert all(each.score is None for each in entry.candidates if each.vetoes)
+
+
+def test_an_offset_that_all_images_share_is_no_veto_but_noise_around_one_point_is():
+    base = mixture()
+    offset = Candidate("offset", "h", base + 300 * base.std())
+    collapsed = Candidate("collapsed", "h", torch.ones(400, 6) + 1e-5 * torch.randn(400, 6))
+    few = Candidate("few", "h", torch.randn(400, 4))
+    found = find_vetoes(pool_of(offset, collapsed, few))
+    assert [len(each) for each in found] == [0, 1, 1]
 
 
 def test_if_all_are_vetoed_there_is_no_shortlist():
