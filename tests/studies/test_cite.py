@@ -14,7 +14,8 @@ from fullrank.bibliography import bibliography, key_of
 from fullrank.cli.catalogue import FAMILIES
 from fullrank.errors import DataError
 from fullrank.heads import HEADS
-from fullrank.record import DiagnosisEntry, Finding, Measure, Result
+from fullrank.record import CandidateRow, ChoiceEntry, DiagnosisEntry, Finding, Measure, Result
+from fullrank.record.criteria import CRITERIA_TEXTS
 from fullrank.record.scores import PROBE_CITATIONS, PROBES, STATISTICS
 from fullrank.runs.recipe import OWN_OPTIMIZERS
 from fullrank.spectrum import MEASURE_CITATIONS
@@ -57,6 +58,9 @@ def test_each_entry_of_the_bibliography_is_whole_and_cited_by_something():
     cited |= {key for option in options for key in option.citations}
     cited |= {key for option in options for _, key in option.word_citations}
     cited |= {key for one in STATISTICS for key in one.citations}
+    cited |= {key for one in CRITERIA_TEXTS.values() for key in one.citations}
+    shared = MEASURE_CITATIONS.keys() & CRITERIA_TEXTS.keys()
+    assert all(MEASURE_CITATIONS[name] == CRITERIA_TEXTS[name].citations for name in shared)
     for source in (PROBE_CITATIONS, MEASURE_CITATIONS, OWN_OPTIMIZERS):
         cited |= {key for papers in source.values() for key in papers}
     assert cited == set(bibliography()) and set(PROBE_CITATIONS) == set(PROBES)
@@ -65,6 +69,16 @@ def test_each_entry_of_the_bibliography_is_whole_and_cited_by_something():
 def test_without_a_result_the_tool_and_its_two_papers_are_cited():
     assert keys(cite()) == ["fullrank", "jing2022understanding", "xue2024investigating"]
     assert f"version {fullrank.__version__}" in cite()
+
+
+def test_a_choice_cites_its_criteria_and_the_theory_if_it_was_asked(quick_run):
+    row = CandidateRow(run="a", place="h", width=8, values={"two_nn": 3.0, "of a later version": 1.0})
+    choice = ChoiceEntry(rule="r", candidates=[row], shortlist=[], images=100)
+    update = {"kind": "choice", "recipe": {}, "runs": [], "choice": choice}
+    record = quick_run.record.model_copy(update=update)
+    assert without(cite(Result(quick_run.path, record))) == {"facco2017estimating"}
+    asked = record.model_copy(update={"choice": choice.model_copy(update={"theory": {"a": 0.4}})})
+    assert without(cite(Result(quick_run.path, asked))) == {"facco2017estimating", "xue2024investigating"}
 
 
 def test_a_run_cites_each_part_that_it_used_once(quick_run):

@@ -1,6 +1,5 @@
 """Choose a run and a place without labels: read, veto, score, shortlist, and say how far off it may be."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +160,7 @@ def choose_among(pool: Pool, *, seed: int = 0) -> ChoiceEntry:
 
 def measured_parts(pool: Pool, rule: RuleSettings, seed: int = 0) -> list[Part]:
     """The parts of the score."""
-    clusters = max(5, int(rule.clusters * math.sqrt(len(pool.ids))))
+    clusters = rule.clusters_of(len(pool.ids))
     found = structure(pool, clusters=clusters, few=rule.few, penalty=rule.penalty, seed=seed)
     return [found, dimension(pool, rows=rule.rows, seed=seed)]
 

@@ -1,4 +1,4 @@
-"""The criteria of a choice without labels: what each measures, what it cannot see, and what it costs."""
+"""The criteria of a choice without labels, each a number for every candidate of a pool."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fullrank.choosing.candidates import Candidate, Pool
+from fullrank.choosing.frozen import settings
 from fullrank.choosing.parts import structure, views_of
 from fullrank.errors import DataError
 from fullrank.probes.learnability import cluster_learnability
@@ -40,18 +41,14 @@ class Criterion:
     """A number for each candidate that needs no label.
 
     Attributes:
-        name: The name, as in `fullrank.record.criteria.CRITERIA_TEXTS`.
+        name: The name; `fullrank.record.criteria.CRITERIA_TEXTS` says what is known about it.
         measure: The value of each candidate of a pool; nan where it cannot be measured.
         needs_views: Whether it needs views.
-        blind: What it cannot see.
-        cost: The cost for N rows, q views of n images and D channels.
     """
 
     name: str
     measure: Callable[[Pool], list[float]]
-    needs_views: bool
-    blind: str
-    cost: str
+    needs_views: bool = False
 
     @property
     def larger_is_better(self) -> bool:
@@ -88,8 +85,11 @@ def _alpha(features: Tensor) -> float:
 
 
 def _predictability(pool: Pool) -> list[float]:
-    clusters = max(5, int(0.5 * math.sqrt(len(pool.ids))))
-    values: list[float] = structure(pool, clusters=clusters, few=0.05, penalty=0.1).values.tolist()
+    rule = settings()
+    clusters = rule.clusters_of(len(pool.ids))
+    values: list[float] = structure(
+        pool, clusters=clusters, few=rule.few, penalty=rule.penalty
+    ).values.tolist()
     return values
 
 
@@ -97,53 +97,24 @@ def _learnability(features: Tensor) -> float:
     return cluster_learnability(features, max(5, int(math.sqrt(min(len(features), _ROWS)))), sample=_ROWS)
 
 
-_RANK = "Whether the directions are useful: noise has a high rank. Across methods it is no score."
-_DIMENSION = "Whether the directions are useful. Its sign differs between layers of a net and between nets."
-_LABEL = "Labels that the views change. Random features that hardly react to views are told apart too."
 _ALL = [
-    Criterion("rankme", _clean(rankme), False, _RANK, "O(N D^2)"),
-    Criterion("effective_rank", _clean(effective_rank), False, _RANK, "O(N D^2)"),
-    Criterion("participation_ratio", _clean(participation_ratio), False, _RANK, "O(N D^2)"),
-    Criterion("isotropy", _clean(isotropy_ratio), False, _RANK, "O(N D^2)"),
-    Criterion("alpha_req", _clean(_alpha), False, f"{_RANK} Its sign depends on the window.", "O(N D^2)"),
-    Criterion("gride", _clean(lambda x: gride(x, 4, 8, sample=_ROWS).value), False, _DIMENSION, "O(N^2 D)"),
-    Criterion("two_nn", _clean(lambda x: two_nn(x, sample=_ROWS).value), False, _DIMENSION, "O(N^2 D)"),
-    Criterion("mst_dimension", _clean(mst_dimension), False, _DIMENSION, "O(N^2 D)"),
-    Criterion(
-        "self_cluster",
-        _clean(self_cluster),
-        False,
-        "Useful clusters: classes that are points raise it too. It depends on the width.",
-        "O(N D^2)",
-    ),
-    Criterion("uniformity", _clean(lambda x: uniformity(x, sample=_ROWS)), False, _RANK, "O(N^2 D)"),
-    Criterion(
-        "cluster_learnability",
-        _clean(_learnability),
-        False,
-        "Whether the clusters mean anything: a collapsed space is easy to predict from itself.",
-        "O(N^2 D)",
-    ),
-    Criterion("alignment", _pair(lambda a, b: alignment(*_centred(a, b))), True, _LABEL, "O(n D)"),
-    Criterion("infonce", _pair(infonce_at_place), True, _LABEL, "O(n^2 D)"),
-    Criterion(
-        "view_recall", _pair(lambda a, b: float(recalled_views(a, b).mean())), True, _LABEL, "O(n^2 D)"
-    ),
-    Criterion("dime", _pair(dime), True, f"{_LABEL} What the kernel's one width does not resolve.", "O(n^3)"),
-    Criterion(
-        "lidar",
-        _each(lambda candidate: lidar(views_of(candidate).transpose(0, 1))),
-        True,
-        "Whether the directions are useful. It needs more images than channels, and equal views.",
-        "O(q n D^2 + D^3)",
-    ),
-    Criterion(
-        "cluster_predictability",
-        _predictability,
-        False,
-        "A structure that no other candidate has. A shortcut that most of them share wins.",
-        "O(C N D^2 + C^2 k N D)",
-    ),
+    Criterion("rankme", _clean(rankme)),
+    Criterion("effective_rank", _clean(effective_rank)),
+    Criterion("participation_ratio", _clean(participation_ratio)),
+    Criterion("isotropy", _clean(isotropy_ratio)),
+    Criterion("alpha_req", _clean(_alpha)),
+    Criterion("gride", _clean(lambda x: gride(x, 4, 8, sample=_ROWS).value)),
+    Criterion("two_nn", _clean(lambda x: two_nn(x, sample=_ROWS).value)),
+    Criterion("mst_dimension", _clean(mst_dimension)),
+    Criterion("self_cluster", _clean(self_cluster)),
+    Criterion("uniformity", _clean(lambda x: uniformity(x, sample=_ROWS))),
+    Criterion("cluster_learnability", _clean(_learnability)),
+    Criterion("alignment", _pair(lambda a, b: alignment(*_centred(a, b))), needs_views=True),
+    Criterion("infonce", _pair(infonce_at_place), needs_views=True),
+    Criterion("view_recall", _pair(lambda a, b: float(recalled_views(a, b).mean())), needs_views=True),
+    Criterion("dime", _pair(dime), needs_views=True),
+    Criterion("lidar", _each(lambda one: lidar(views_of(one).transpose(0, 1))), needs_views=True),
+    Criterion("cluster_predictability", _predictability),
 ]
 CRITERIA = {each.name: each for each in _ALL}
 

@@ -1,5 +1,6 @@
 """The frozen rule of a choice, and what it lost on cases that it was not made on."""
 
+import math
 from functools import cache
 from importlib.resources import files
 
@@ -26,6 +27,10 @@ class RuleSettings(BaseModel):
     rows: int
     samples: int
     heads: list[str]
+
+    def clusters_of(self, images: int) -> int:
+        """The number of k-means clusters for so many images."""
+        return max(5, int(self.clusters * math.sqrt(images)))
 
 
 @cache

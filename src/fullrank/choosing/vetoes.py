@@ -18,8 +18,8 @@ NEAR_CHANCE = 5
 def find_vetoes(pool: Pool) -> list[list[str]]:
     """Why each candidate is left out, in sentences; an empty list for one that is kept.
 
-    A candidate is left out if a row is not finite, if all rows nearly coincide, if its effective rank is below
-    `LEAST_RANK`, or if the other view of an image is recalled hardly more often than by chance.
+    A candidate is left out if a row is not finite, if all rows nearly coincide, if its effective rank is
+    below `LEAST_RANK`, or if the other view of an image is recalled hardly more often than by chance.
     """
     return [list(_vetoes(each)) for each in pool.candidates]
 

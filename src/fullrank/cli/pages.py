@@ -10,6 +10,7 @@ import typer
 from fullrank.cli.catalogue import FAMILIES, LISTINGS
 from fullrank.cli.commands import app
 from fullrank.errors import unknown_name
+from fullrank.record.criteria import CRITERIA_TEXTS
 from fullrank.record.measures import MEASURES
 from fullrank.registry import Entry
 from fullrank.runs.recipe_page import escaped
@@ -64,10 +65,23 @@ def catalogue_page() -> str:
     ]
     lines += ["\n## measures", "\n| name | measure | what it cannot see |", "|---|---|---|"]
     lines += [f"| `{name}` | {each.title} | {each.blind} |" for name, each in MEASURES.items()]
+    lines += _criteria()
     return "\n".join(lines) + "\n"
 
 
 PAGES: dict[str, Callable[[], str]] = {"commands": commands_page, "catalogue": catalogue_page}
+
+
+def _criteria() -> list[str]:
+    lines = ["\n## criteria", "\nWhat [choosing without labels](choosing.md) compares candidates by."]
+    lines += ["\n| name | criterion | better | formula | what it cannot see | cost | papers |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, each in CRITERIA_TEXTS.items():
+        better = "higher" if each.larger_is_better else "lower"
+        papers = ", ".join(f"`{key}`" for key in each.citations)
+        cells = [f"`{name}`", each.title, better, each.formula, each.blind, each.cost, papers]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _commands(path: str, group: Any) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from fullrank.errors import UsageError
 from fullrank.heads import HEADS
 from fullrank.objectives import OBJECTIVES
 from fullrank.record import Record, Result
+from fullrank.record.criteria import CRITERIA_TEXTS
 from fullrank.record.scores import DIFFUSED, PROBE_CITATIONS, REDUNDANCY_CITATIONS, Probe
 from fullrank.registry import Registry
 from fullrank.runs.recipe import OWN_OPTIMIZERS
@@ -91,6 +92,12 @@ def _used(record: Record) -> Iterator[Citation]:
             pairs = record.diagnosis.beside.pairs if record.diagnosis.beside else []
             if any(getattr(pair, name) not in (None, []) for pair in pairs):
                 yield from _of_measure(name)
+    if record.choice is not None:
+        measured = dict.fromkeys(name for row in record.choice.candidates for name in row.values)
+        for criterion in (CRITERIA_TEXTS[name] for name in measured if name in CRITERIA_TEXTS):
+            yield from ((key, criterion.title) for key in criterion.citations)
+        if record.choice.theory:
+            yield P2, "what the linear theory says of h and z"
     if record.theory is not None:
         yield from _of_part(THEOREMS, record.theory.theorem)
     if record.table is not None:
