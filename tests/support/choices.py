@@ -77,6 +77,8 @@ def choice_entry(
             )
         )
     kept = sorted((row for row in rows if row.score is not None), key=lambda row: -(row.score or 0.0))[:3]
+    if tied and len(kept) > 1:
+        rows = [row.model_copy(update={"tied": row in kept[:2]}) for row in rows]
     accuracies = [None if row.vetoes else float(generator.uniform(0.7, 0.96)) for row in rows]
     return ChoiceEntry(
         rule="sie-1",

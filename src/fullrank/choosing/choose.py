@@ -200,6 +200,7 @@ def _scored(parts: Sequence[Part], ranking: Ranking, chosen: set[int], at: int) 
         "high": float(np.quantile(ranking.drawn[:, at], 0.975)),
         "first": float((ranking.drawn.argmax(1) == at).mean()),
         "listed": float((ranking.drawn[:, at] >= threshold).mean()),
+        "tied": bool(ranking.tied[at]) and int(ranking.tied.sum()) > 1,
     }
 
 

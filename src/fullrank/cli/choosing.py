@@ -36,7 +36,7 @@ def print_choice(entry: ChoiceEntry) -> None:
     _print_all(console, [words.summary(entry)])
     if entry.shortlist:
         _print_shortlist(console, entry)
-        _print_all(console, [words.tie_sentence(entry), " ".join(words.score_sentences(entry))])
+        _print_all(console, [" ".join(words.tie_sentences(entry)), " ".join(words.score_sentences(entry))])
         console.print(f"\n{escape(' '.join(words.regret_sentences(entry)))}")
     if labelled := words.labels_sentences(entry):
         console.print(f"\n{escape(' '.join(labelled))}")

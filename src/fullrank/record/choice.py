@@ -12,10 +12,12 @@ class CandidateRow(_Part):
 
     `values` has each criterion that was measured, by its name, in its own unit. `parts` has the parts of the
     score, by their names; each is a mean rank among the candidates from 0 (worst) to 1 (best), and `score` is
-    their weighted mean. `vetoes` says why a candidate is left out; it then has no parts and no score. `first`
-    and `listed` are the shares of bootstrap samples of the images in which it is the first and on the
-    shortlist. `trained_on` names criteria that its own objective trains at this place, which are void
-    there. `low` to `high` have 95 % of the scores in bootstrap samples; None where none were drawn.
+    their weighted mean. `vetoes` says why a candidate is left out; it then has no parts and no score.
+    `low` to `high` have 95 % of the scores in bootstrap samples of the images. `first` and `listed` are the
+    shares of these samples in which its score is the highest, and among as many of the highest as are listed.
+    All four are None where no samples were drawn. `tied` says that its score cannot be told from the highest
+    one, although it is not the only one. `trained_on` names criteria that its own objective trains at this
+    place, which are void there.
     """
 
     run: str
@@ -29,6 +31,7 @@ class CandidateRow(_Part):
     high: float | None = None
     first: float | None = None
     listed: float | None = None
+    tied: bool = False
     trained_on: list[str] = []
 
     @property
@@ -40,7 +43,7 @@ class CandidateRow(_Part):
 class Shortlisted(_Part):
     """A candidate of the shortlist. `score`, its `parts` and `low` to `high`, 95 % of bootstrap samples.
 
-    `tied` says that its score cannot be told from the first one's: the order then follows `reason`.
+    `tied` is that of its candidate. The order of tied candidates follows `reason`.
     """
 
     run: str

@@ -33,7 +33,7 @@ def test_the_page_holds_the_same_sentences_and_numbers(name, read_page, tmp_path
     assert len(page.figures) == pictures
     sentences = [entry.headline, words.summary(entry), words.left_out_sentence(entry), *entry.notes]
     sentences += [*words.labels_sentences(entry), *words.theory_sentences(entry)]
-    sentences += [words.tie_sentence(entry), *words.score_sentences(entry), *words.trained_sentences(entry)]
+    sentences += [*words.tie_sentences(entry), *words.score_sentences(entry), *words.trained_sentences(entry)]
     sentences += words.regret_sentences(entry) if entry.shortlist else []
     assert all(sentence in page.words for sentence in sentences)
     for row in entry.candidates:

@@ -6,7 +6,8 @@ import pytest
 from choices import PARTS, REGRET, VETO, choice_entry, file_entry, run_names
 from refusals import assert_names
 
-from fullrank.record import ChoiceEntry
+from fullrank.record import CandidateRow, ChoiceEntry, Shortlisted
+from fullrank.record.choice import place_of_run
 from fullrank.reports.choice import tables, words
 
 SHAPES = {
@@ -47,11 +48,30 @@ def test_labels_sentences_hold_the_accuracy_of_what_they_choose_and_of_the_first
         assert_names(text, f"{100 * words.accuracy_of(entry, first.run, first.place):.1f}", first.run)
 
 
-def test_tie_sentence_names_the_tied_ranks_and_no_others():
-    tied = words.tie_sentence(SHAPES["many"])
-    assert re.findall(r"\d", tied) == ["1", "2"] and SHAPES["many"].shortlist[0].reason in tied
-    assert not re.search(r"\d", words.tie_sentence(choice_entry(["a", "b"], tied=False)))
-    assert words.tie_sentence(SHAPES["no samples"]) == words.tie_sentence(SHAPES["none"]) == ""
+def test_tie_sentences_name_the_tied_candidates_and_no_others():
+    entry = SHAPES["many"]
+    text = " ".join(words.tie_sentences(entry))
+    tied = [place_of_run(row.run, row.place) for row in entry.candidates if row.tied]
+    others = [place_of_run(row.run, row.place) for row in entry.candidates if not row.tied]
+    assert_names(text, len(tied), *tied, entry.shortlist[0].reason)
+    assert not [name for name in others if name in text]
+    assert not re.search(r"\d", " ".join(words.tie_sentences(choice_entry(["a", "b"], tied=False))))
+    assert words.tie_sentences(SHAPES["no samples"]) == words.tie_sentences(SHAPES["none"]) == []
+
+
+def test_a_highest_score_that_is_not_listed_is_named():
+    rows = [
+        CandidateRow(run=run, place="h", width=8, score=score, tied=score > 0.6)
+        for run, score in (("first", 0.64), ("twin", 0.72), ("third", 0.5))
+    ]
+    listed = [
+        Shortlisted(run=row.run, place=row.place, score=row.score, parts={}, low=0.4, high=0.8, tied=row.tied)
+        for row in (rows[0], rows[2])
+    ]
+    entry = ChoiceEntry(rule="r", candidates=rows, shortlist=listed, images=100, samples=200)
+    assert_names(
+        " ".join(words.tie_sentences(entry)), 2, "h of first, h of twin", "0.72, is that of h of twin"
+    )
 
 
 def test_every_veto_is_told_with_its_candidate(entry):

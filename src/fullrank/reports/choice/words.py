@@ -106,22 +106,32 @@ def per_cent(share: float | None) -> str:
     return ">99 %" if rounded == "100 %" and share < 1 else rounded
 
 
-def tie_sentence(entry: ChoiceEntry) -> str:
-    """Which of the shortlist cannot be told from the first one, and what orders them; "" for one alone."""
-    if len(entry.shortlist) < 2 or not entry.samples:
-        return ""
-    ranks = [1, *(rank for rank, each in enumerate(entry.shortlist[1:], 2) if each.tied)]
-    if len(ranks) == 1:
-        return (
-            "The first is ahead of each of the others by more than one standard error over samples of images."
-        )
-    tied = [entry.shortlist[rank - 1] for rank in ranks]
-    reasons = dict.fromkeys(each.reason.strip().rstrip(".") for each in tied if each.reason.strip())
-    order = f" Why this order: {' '.join(f'{reason}.' for reason in reasons)}" if reasons else ""
-    numbers = _all_of([str(rank) for rank in ranks])
-    return (
-        f"Ranks {numbers} of the shortlist are tied: none is surely ahead over samples of the images.{order}"
+def tie_sentences(entry: ChoiceEntry) -> list[str]:
+    """Which candidates cannot be told from the highest score, and what orders them; empty for one alone."""
+    kept = [each for each in entry.candidates if each.score is not None]
+    if len(kept) < 2 or not entry.samples:
+        return []
+    tied = [each for each in in_order(entry) if each.tied]
+    if not tied:
+        return [
+            "The first is ahead of all others by more than one standard error over samples of the images."
+        ]
+    named = few_of([place_of_run(each.run, each.place) for each in tied])
+    sentences = [
+        f"{count_of(len(tied), 'candidate')} cannot be told apart over samples of the images: {named}."
+    ]
+    reasons = dict.fromkeys(
+        each.reason.strip().rstrip(".") for each in entry.shortlist if each.reason.strip()
     )
+    sentences += [f"Why this order: {reason}." for reason in reasons]
+    best = max(kept, key=lambda each: each.score or 0.0)
+    if (best.run, best.place) not in {(each.run, each.place) for each in entry.shortlist}:
+        highest = f"{decimals(best.score, 2)}, is that of {place_of_run(best.run, best.place)}"
+        sentences.append(
+            f"The highest score, {highest}. It is not listed: tied candidates follow this order, and the "
+            "list has candidates that differ in place and recipe."
+        )
+    return sentences
 
 
 def score_sentences(entry: ChoiceEntry) -> list[str]:
@@ -137,8 +147,8 @@ def score_sentences(entry: ChoiceEntry) -> list[str]:
     if entry.samples:
         sentences.append(
             f"Intervals (95 %) and shares come from {entry.samples:,} bootstrap samples of the images: in so "
-            "many of them a candidate is first, or on the shortlist. They leave out what another seed of the "
-            "training would change."
+            "many of them the score of a candidate is the highest, or among as many of the highest as are "
+            "listed. They leave out what another seed of the training would change."
         )
     return sentences
 
