@@ -53,6 +53,16 @@ def test_dime_of_unrelated_views_is_near_nothing_beside_that_of_equal_ones():
     assert abs(dime(x, y)) < 0.1 * dime(x, x)
 
 
+def test_dime_samples_rows_that_are_sorted_by_class():
+    generator = torch.Generator().manual_seed(0)
+    # The views of the first 300 images have nothing in common, those of the others are equal.
+    x, y = torch.randn(2, 1200, 6, generator=generator)
+    y[300:] = x[300:]
+    mixed = torch.randperm(1200, generator=generator)
+    assert dime(x, y) == pytest.approx(dime(x[mixed], y[mixed]), rel=0.15)
+    assert dime(x, y) > 3 * dime(x[:300], y[:300])
+
+
 @pytest.mark.parametrize("width", [2, 3])
 def test_spanning_trees_find_the_dimension_of_a_cube(width):
     x = torch.rand(1500, width, generator=torch.Generator().manual_seed(0)) @ torch.randn(width, 7)

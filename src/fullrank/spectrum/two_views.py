@@ -5,13 +5,11 @@ from torch import Tensor
 
 from fullrank.errors import DataError, UsageError
 from fullrank.linalg import require_finite, require_matrix
-from fullrank.spectrum.geometry import unit_rows
+from fullrank.spectrum.geometry import sample_index, unit_rows
 
 TEMPERATURE = 0.2
 # How many rows are compared with all others at once.
 _ROWS = 512
-# DiME decomposes matrices (n, n), so of more rows than this the first ones are taken.
-_MOST = 256
 
 
 def infonce_by_image(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -71,15 +69,14 @@ def infonce_at_place(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> 
     return float(infonce_by_image(a, b, temperature).mean())
 
 
-def dime(a: Tensor, b: Tensor, *, draws: int = 4, seed: int = 0) -> float:
+def dime(a: Tensor, b: Tensor, *, draws: int = 4, sample: int = 256, seed: int = 0) -> float:
     r"""DiME: how much less entropy two views have together than after a shuffle. Higher is better.
 
     .. math:: \mathrm{E}_\Pi\, S(A \circ \Pi B \Pi^\top) - S(A \circ B), \qquad
               S(M) = -\sum_k \lambda_k \ln \lambda_k \text{ of } M / \operatorname{tr} M
 
     A and B are Gram matrices with the Gaussian kernel :math:`e^{-\|x - y\|^2 / 2}` on unit rows after the
-    joint mean was subtracted. The kernel is ours; published values use others, so they do not compare. Only
-    the first 256 rows are used.
+    joint mean was subtracted. The kernel is ours; published values use others, so they do not compare.
 
     It cannot see more than the kernel: rows that are nearly equal to it, or nearly all apart, give 0.
 
@@ -87,10 +84,11 @@ def dime(a: Tensor, b: Tensor, *, draws: int = 4, seed: int = 0) -> float:
         a: Features (n, D) of the first view.
         b: Features (n, D) of the second view, of the same images in the same order.
         draws: The number of shuffles.
-        seed: The seed of the shuffles.
+        sample: Of more rows than this a random sample is taken, because the cost grows with their cube.
+        seed: The seed of the sample and of the shuffles.
 
     Raises:
-        UsageError: For shapes that differ, or no draw.
+        UsageError: For shapes that differ, no draw, or a sample below 2.
         DataError: For fewer than 2 rows, or rows that are not finite.
 
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
@@ -99,7 +97,8 @@ def dime(a: Tensor, b: Tensor, *, draws: int = 4, seed: int = 0) -> float:
 
     Source: Skean et al. 2023 (DiME, 2301.08164), with the entropy of von Neumann, the limit alpha to 1.
     """
-    first, second = (rows[:_MOST] for rows in _centred_units(a, b, "DiME"))
+    index = sample_index(len(a), sample, seed, "DiME")
+    first, second = (rows[index.to(rows.device)] for rows in _centred_units(a, b, "DiME"))
     if draws < 1:
         raise UsageError(f"DiME needs 1 shuffle or more, but got {draws}; the default is 4.")
     one, other = ((rows @ rows.T - 1).exp() for rows in (first, second))  # |x - y|^2 / 2 = 1 - x y
