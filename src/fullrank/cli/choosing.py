@@ -25,7 +25,8 @@ def plan(targets: Sequence[str], data: str | None, limit: int) -> str:
         return f"Choosing among {count_of(len(targets), 'file')} of embeddings, on at most {limit:,} rows."
     one = f"the places of {targets[0]}"
     among = one if len(targets) == 1 else f"the places of {count_of(len(targets), 'target')}"
-    own = " of the first run" if (Path(targets[0]) / RECORD_FILE).is_file() else ""
+    runs = " of the run" if len(targets) == 1 else " of the runs"
+    own = runs if (Path(targets[0]) / RECORD_FILE).is_file() else ""
     return f"Choosing among {among}, on at most {limit:,} images{f' of {data}' if data else own}."
 
 

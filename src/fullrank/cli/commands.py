@@ -337,7 +337,7 @@ def choose(
     begin: Begin,
     targets: Annotated[list[str], typer.Argument(metavar="TARGETS...", help=_CANDIDATES)],
     data: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Images for all; default: those of the first run.")
+        str | None, typer.Option(metavar="SPEC", help="Images for all; default: the runs' own, if equal.")
     ] = None,
     place: Annotated[
         Texts, typer.Option("--place", "--places", metavar="PLACE", help="Places to choose from. Repeatable.")
@@ -346,7 +346,9 @@ def choose(
         str | None, typer.Option(metavar="SPEC", help="Views for all; default: a chain of middle strength.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Use at most this many images or rows.")] = 5000,
-    labels: LabelsOption = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Which labels of the images --labels-for takes, if there are several.")
+    ] = None,
     labels_for: Annotated[
         int | None, typer.Option(metavar="N", help="Also say what N labelled images would choose.")
     ] = None,
