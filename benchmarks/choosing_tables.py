@@ -62,7 +62,9 @@ def regret_table(judged: Sequence[dict[str, Any]]) -> list[str]:
                 cells += [f"{100 * each[f'within_{key}']:.0f} %"]
             else:
                 cells += ["", ""]
-        cells.append(f"{each['correlation']:.2f}" if math.isfinite(each["correlation"]) else "")
+        cells.append(
+            f"{round(each['correlation'], 2) + 0.0:.2f}" if math.isfinite(each["correlation"]) else ""
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -102,7 +104,10 @@ def kind_table(judged: Sequence[dict[str, Any]]) -> list[str]:
         cells = [kind, f"{len(some)}"]
         for column in (0, 1):
             found = [each["ways"]["rule"][column] for each in some]
-            cells.append(f"{np.median(found):.2f}, {np.mean(found):.2f}, {np.max(found):.2f}")
+            shown = (
+                round(float(each), 2) + 0.0 for each in (np.median(found), np.mean(found), np.max(found))
+            )
+            cells.append(", ".join(f"{each:.2f}" for each in shown))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -126,7 +131,8 @@ def report(cases: dict[str, list[dict[str, Any]]]) -> str:
 
 def _interval(median: float, low: float, high: float) -> str:
     # Zero has no sign in a table.
-    return f"{round(median, 2) + 0.0:.2f} [{round(low, 1) + 0.0:.1f}, {round(high, 1) + 0.0:.1f}]"
+    shown = [f"{round(each, 2) + 0.0:.2f}" for each in (median, low, high)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def main() -> None:
