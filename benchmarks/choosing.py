@@ -336,6 +336,7 @@ def main() -> None:
     print(f"\n{len(reads)} runs, {(time.perf_counter() - begin) / 60:.1f} minutes\n\n{report(every)}")
     if given.write:
         names = ("cases", "first", "first_low", "first_high", "shortlist", "shortlist_low", "shortlist_high")
+        names += ("mean_first", "mean_shortlist", "worst_first", "worst_shortlist")
         names += ("within_first", "within_shortlist")
         source = (
             "Fashion-MNIST, composites, and digits with newer objectives, all short runs (docs/choosing.md)"

@@ -60,8 +60,8 @@ class RuleRegret(_Part):
     """What the rule lost on cases that it was not made on, in points of accuracy.
 
     `first` and `shortlist` are the median regrets of the first candidate and of the best of the shortlist
-    over `cases`, with 95 % intervals. `within` are the shares of cases within half a point of the best.
-    `source` says which cases.
+    over `cases`, with 95 % intervals. `mean` and `worst` are their means and their largest values, `within`
+    the shares of cases within half a point of the best. `source` says which cases.
     """
 
     cases: int
@@ -71,6 +71,10 @@ class RuleRegret(_Part):
     shortlist: float
     shortlist_low: float
     shortlist_high: float
+    mean_first: float
+    mean_shortlist: float
+    worst_first: float
+    worst_shortlist: float
     within_first: float
     within_shortlist: float
     source: str

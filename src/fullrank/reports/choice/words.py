@@ -203,6 +203,8 @@ def regret_sentences(entry: ChoiceEntry) -> list[str]:
         f"of {first} points of accuracy, and the best of the shortlist {best}.",
         f"The first choice was within half a point of the best in {per_cent(regret.within_first)} of the "
         f"cases, the best of the shortlist in {per_cent(regret.within_shortlist)}.",
+        f"The means are {in_points(regret.mean_first)} and {in_points(regret.mean_shortlist)} points, the "
+        f"worst cases {in_points(regret.worst_first)} and {in_points(regret.worst_shortlist)}.",
         f"These cases: {regret.source.rstrip('.')}.",
     ]
 
